@@ -1,0 +1,79 @@
+"""STMD SDK: stochastic one- and few-step diffusion.
+
+>>> from stmd_sdk import Sampler
+>>> images = Sampler.from_pretrained("mnist").sample(64, inference_steps=4, seed=0)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import (
+        CheckpointError,
+        DataError,
+        DeviceError,
+        InvalidArgumentError,
+        MissingExtraError,
+        OutputError,
+        StmdError,
+        TrainingError,
+    )
+    from .images import grid, to_images
+    from .noise import Noise
+    from .posterior import Network, Posterior
+    from .sampler import Sampler
+    from .schedule import VPSchedule
+    from .spec import ModelSpec
+
+__version__ = "0.1.0"
+
+# Names are imported when first used: `stmd --help` and the torch-free parts must not wait for PyTorch.
+HOMES = {
+    "CheckpointError": "errors",
+    "DataError": "errors",
+    "DeviceError": "errors",
+    "InvalidArgumentError": "errors",
+    "MissingExtraError": "errors",
+    "ModelSpec": "spec",
+    "Network": "posterior",
+    "Noise": "noise",
+    "OutputError": "errors",
+    "Posterior": "posterior",
+    "Sampler": "sampler",
+    "StmdError": "errors",
+    "TrainingError": "errors",
+    "VPSchedule": "schedule",
+    "grid": "images",
+    "to_images": "images",
+}
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DeviceError",
+    "InvalidArgumentError",
+    "MissingExtraError",
+    "ModelSpec",
+    "Network",
+    "Noise",
+    "OutputError",
+    "Posterior",
+    "Sampler",
+    "StmdError",
+    "TrainingError",
+    "VPSchedule",
+    "grid",
+    "to_images",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Backends: each one a :class:`stmd_sdk.posterior.Network`."""

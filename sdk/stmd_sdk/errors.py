@@ -1,0 +1,76 @@
+"""Every error that STMD SDK raises on purpose, as one tree.
+
+::
+
+    StmdError
+    ├── InvalidArgumentError   (ValueError)    a value that cannot mean anything: shape, dtype, range, NaN
+    ├── DeviceError            (RuntimeError)  a device that is asked for and is not there
+    ├── MissingExtraError      (ImportError)   an optional package that is not installed; names the pip line
+    ├── DataError              (ValueError)    a data set that is absent, damaged, or does not fit the recipe
+    ├── OutputError            (OSError)       a file that cannot be written
+    ├── CheckpointError        (ValueError)    a model file that is absent, damaged, foreign or too new
+    └── TrainingError          (RuntimeError)  a run that cannot go on: NaN, another recipe on resume
+
+Each also derives from the built-in that a caller would expect, so ``except ValueError`` goes on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DeviceError",
+    "InvalidArgumentError",
+    "MissingExtraError",
+    "OutputError",
+    "StmdError",
+    "TrainingError",
+    "requires_extra",
+]
+
+
+class StmdError(Exception):
+    """The root: ``except StmdError`` catches every error of this project."""
+
+
+class InvalidArgumentError(StmdError, ValueError):
+    """An argument whose value cannot mean anything here."""
+
+
+class DeviceError(StmdError, RuntimeError):
+    """A device that was asked for and is not available. There is no silent fallback."""
+
+
+class MissingExtraError(StmdError, ImportError):
+    """An optional package is not installed; the message names the pip line that installs it."""
+
+
+class DataError(StmdError, ValueError):
+    """A data set that is absent, damaged, or does not fit what it is used for."""
+
+
+class OutputError(StmdError, OSError):
+    """A file or folder that cannot be written."""
+
+
+class CheckpointError(StmdError, ValueError):
+    """A model file that is absent, damaged, foreign, or written by a newer version."""
+
+
+class TrainingError(StmdError, RuntimeError):
+    """A training run that cannot start or go on."""
+
+
+@contextmanager
+def requires_extra(extra: str) -> Iterator[None]:
+    """Turn an ImportError of the guarded imports into one that names the pip line of ``extra``."""
+    try:
+        yield
+    except ImportError as error:
+        package = error.name or "a package"
+        raise MissingExtraError(
+            f"{package} is not installed; it comes with: pip install 'stmd-sdk[{extra}]'"
+        ) from error

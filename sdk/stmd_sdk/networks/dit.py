@@ -1,0 +1,103 @@
+"""A diffusion transformer with adaptive layer norm, for images and latents (Peebles and Xie, 2023)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .config import DiTConfig
+from .embedding import TimesEmbedding
+
+__all__ = ["DiT"]
+
+
+def positions(rows: int, columns: int, width: int) -> Float[Tensor, "tokens width"]:
+    """Sinusoidal positions of a grid: half of the width for the row, half for the column."""
+    frequency = 10_000.0 ** -torch.linspace(0, 1, width // 4 + 1)[:-1]
+
+    def axis(count: int) -> Tensor:
+        angle = torch.arange(count)[:, None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    row = axis(rows)[:, None].expand(-1, columns, -1)
+    column = axis(columns)[None].expand(rows, -1, -1)
+    return torch.cat([row, column], dim=-1).flatten(0, 1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift, one shift and scale a sample."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention in plain operations, which have forward-mode derivatives."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b tokens width"]) -> Float[Tensor, "b tokens width"]:
+        """Attend among the tokens."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+        return self.leave((weights @ v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the times; the gates start at zero."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """[b, tokens, width] and [b, width] to [b, tokens, width]."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(embedding).chunk(6, dim=-1)
+        x = x + gate_a[:, None] * self.attention(modulate(self.norm_attention(x), shift_a, scale_a))
+        return x + gate_m[:, None] * self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m))
+
+
+class DiT(nn.Module):
+    """Images [b, in_channels, h, w] and times [b, times] to [b, out_channels, h, w]."""
+
+    def __init__(
+        self, config: DiTConfig, in_channels: int, out_channels: int, times: int, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        patch = config.patch_size
+        self.fold = nn.PixelUnshuffle(patch)
+        self.unfold = nn.PixelShuffle(patch)
+        self.enter = nn.Linear(in_channels * patch**2, config.width)
+        grid = positions(size[0] // patch, size[1] // patch, config.width)
+        self.register_buffer("positions", grid, persistent=False)
+        self.embed = TimesEmbedding(times, config.width, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Linear(config.width, 2 * config.width)
+        self.leave = nn.Linear(config.width, out_channels * patch**2)
+        for layer in (self.modulation, self.leave):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
+        """Evaluate the network."""
+        folded = self.fold(x)
+        embedding = nn.functional.silu(self.embed(times))
+        tokens = self.enter(folded.flatten(2).transpose(1, 2))
+        tokens = tokens + self.get_buffer("positions").to(tokens.dtype)
+        for block in self.blocks:
+            tokens = block(tokens, embedding)
+        shift, scale = self.modulation(embedding).chunk(2, dim=-1)
+        patches = self.leave(modulate(self.norm(tokens), shift, scale))
+        return self.unfold(patches.transpose(1, 2).unflatten(2, folded.shape[2:]))

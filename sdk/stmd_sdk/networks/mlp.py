@@ -1,0 +1,45 @@
+"""A residual MLP for vectors."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .config import MLPConfig
+from .embedding import TimesEmbedding
+
+__all__ = ["ResidualMLP"]
+
+
+class Block(nn.Module):
+    """h + W2 silu(W1 norm(h) + E embedding)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.first = nn.Linear(width, width)
+        self.times = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """[b, width] and [b, width] to [b, width]."""
+        return h + self.second(nn.functional.silu(self.first(self.norm(h)) + self.times(embedding)))
+
+
+class ResidualMLP(nn.Module):
+    """Vectors [b, in_channels] and times [b, times] to [b, out_channels]."""
+
+    def __init__(self, config: MLPConfig, in_channels: int, out_channels: int, times: int) -> None:
+        super().__init__()
+        self.embed = TimesEmbedding(times, config.width, config.width)
+        self.enter = nn.Linear(in_channels, config.width)
+        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
+        self.leave = nn.Linear(config.width, out_channels)
+
+    def forward(self, x: Float[Tensor, "b c_in"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c"]:
+        """Evaluate the network."""
+        embedding = nn.functional.silu(self.embed(times))
+        h = self.enter(x)
+        for block in self.blocks:
+            h = block(h, embedding)
+        return self.leave(nn.functional.silu(h))

@@ -1,0 +1,128 @@
+"""Posteriors: x_0 ~ p(x_0 | x_t), by STMD, by DDPM's point estimate and by Mean Flow.
+
+Two protocols are the whole of the architecture: a :class:`Network` maps arrays to arrays, a :class:`Posterior`
+draws x_0. Each posterior owns the packing of its network's input and shares it with its loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .noise import Noise
+from .schedule import VPSchedule, expand
+from .target import AbstractTarget
+
+__all__ = ["DDPMPosterior", "MeanFlowPosterior", "Network", "Output", "Posterior", "STMDPosterior"]
+
+Output = Literal["velocity", "clean"]
+"""What the network's output means: the average velocity u, or the clean endpoint y with u = (z - y) / τ."""
+
+TAU_FLOOR = 0.05
+
+
+class Network(Protocol):
+    """The backend seam: a module, a compiled module, a graph, a session, an engine, or a lambda in a test."""
+
+    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+        """Evaluate the network on packed inputs and ``k`` times a sample."""
+        ...
+
+
+class Posterior(Protocol):
+    """x_0 ~ p(x_0 | x_t), one t a sample."""
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        """Draw x_0 for each sample."""
+        ...
+
+
+def _velocity(output: Output, raw: Tensor, z: Tensor, tau: Tensor) -> Tensor:
+    """The average velocity of the network's raw output."""
+    if output == "velocity":
+        return raw
+    return (z - raw) / expand(tau.clamp(min=TAU_FLOOR), z)
+
+
+def _integrate(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
+    """z_r = z_τ - (τ - r) u(z_τ, r, τ) from τ = 1 to 0 on a uniform grid of ``steps`` Mean Flow steps."""
+    grid = torch.linspace(1, 0, steps + 1, device=z.device)
+    for tau, r in pairwise(grid):
+        z = z - (tau - r) * velocity(z, r.expand(len(z)), tau.expand(len(z)))
+    return z
+
+
+@final
+@dataclass(frozen=True)
+class STMDPosterior:
+    """One Mean Flow draw of y given (x_t, t), and x_0 of y: a draw of the learned p(x_0 | x_t) (20-22).
+
+    ``network`` takes [z, x_t] on the channel axis and the times (τ, τ - r, t).
+    """
+
+    network: Network
+    target: AbstractTarget
+    output: Output = "velocity"
+    mean_flow_steps: int = 1
+
+    def velocity(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The average velocity u(z, r, τ | x_t, t); times have shape [b]."""
+        raw = self.network(torch.cat([z, x_t], dim=1), torch.stack([tau, tau - r, t], dim=1))
+        return _velocity(self.output, raw, z, tau)
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        """Draw x_0 with ``mean_flow_steps`` evaluations of the network."""
+        epsilon = noise.normal(*x_t.shape[1:])
+        y = _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
+        return self.target.decode(y, x_t, t)
+
+
+@final
+@dataclass(frozen=True)
+class DDPMPosterior:
+    """The point estimate x_0 = clip((x_t - σ_t ε(x_t, t)) / α_t) of a noise-predicting network.
+
+    It is the posterior's mean, not a draw: with it the loop is DDPM's ancestral sampler (Ho et al., 2020).
+    ``bound`` is the range of the data, None where it has none.
+    """
+
+    network: Network
+    schedule: VPSchedule
+    bound: float | None = 1.0
+
+    def epsilon(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network's estimate of the noise in x_t."""
+        return self.network(x_t, t[:, None])
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        """Estimate x_0; ``noise`` is not used."""
+        alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
+        x_0 = (x_t - sigma * self.epsilon(x_t, t)) / alpha
+        return x_0 if self.bound is None else x_0.clamp(-self.bound, self.bound)
+
+
+@final
+@dataclass(frozen=True)
+class MeanFlowPosterior:
+    """Deterministic Mean Flow (Geng et al., 2025) with x_1 as z_1: it knows t = 1 only.
+
+    ``network`` takes z and the times (τ, τ - r).
+    """
+
+    network: Network
+    output: Output = "velocity"
+    mean_flow_steps: int = 1
+
+    def velocity(self, z: Tensor, r: Tensor, tau: Tensor) -> Tensor:
+        """The average velocity u(z, r, τ); times have shape [b]."""
+        return _velocity(self.output, self.network(z, torch.stack([tau, tau - r], dim=1)), z, tau)
+
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        """Map x_1 to x_0; ``noise`` is not used."""
+        return _integrate(self.velocity, x_t, self.mean_flow_steps)

@@ -1,0 +1,242 @@
+"""The sampler: one loop over a posterior and its bridge."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .checkpoint import load_model, resolve_model
+from .errors import CheckpointError, DeviceError, InvalidArgumentError
+from .noise import Noise, fresh_seed
+from .posterior import Network, Posterior
+from .progress import progress_bar
+from .schedule import VPSchedule
+from .spec import ModelSpec
+
+__all__ = ["Sampler", "Steps", "reverse_sde", "time_grid"]
+
+Steps = int | Sequence[float] | None
+"""Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None for the default."""
+
+BATCH = 256  # rows at once where the user gives no batch size
+logger = logging.getLogger("stmd_sdk")
+
+
+def time_grid(steps: int | Sequence[float]) -> list[float]:
+    """Times from 1 to 0: N uniform steps, or the given grid once checked."""
+    if isinstance(steps, int):
+        if isinstance(steps, bool) or steps < 1:
+            raise InvalidArgumentError(f"inference_steps must be at least 1, got {steps}")
+        return [1 - k / steps for k in range(steps + 1)]
+    grid = [float(t) for t in steps]
+    if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
+        raise InvalidArgumentError(f"a grid of times must begin with 1 and end with 0, got {grid}")
+    if not all(t > s for t, s in pairwise(grid)):
+        raise InvalidArgumentError(f"a grid of times must decrease strictly, got {grid}")
+    return grid
+
+
+def reverse_sde(
+    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
+) -> Iterator[tuple[float, Float[Tensor, "b *d"], Float[Tensor, "b *d"]]]:
+    """The loop: x_1 ~ N(0, I); then x_0 ~ posterior(x_t, t) and x_s ~ bridge(x_0, x_t, t, s), step by step.
+
+    Yields (s, x_s, x_0) after each step. At s = 0 the bridge is x_0 itself and takes no noise.
+    """
+    x_t = noise.fold(0).normal(*shape)
+    for k, (t, s) in enumerate(pairwise(times), start=1):
+        t_rows, s_rows = x_t.new_full((len(x_t),), t), x_t.new_full((len(x_t),), s)
+        x_0 = posterior(x_t, t_rows, noise.fold(2 * k - 1))
+        epsilon = noise.fold(2 * k).normal(*shape) if s > 0 else torch.zeros_like(x_t)
+        x_t = schedule.bridge(x_0, x_t, t_rows, s_rows, epsilon)
+        yield s, x_t, x_0
+
+
+@final
+@dataclass(frozen=True)
+class Sampler:
+    """A trained model, ready to draw: samples, transitions of the reverse SDE, posteriors p(x_0 | x_t).
+
+    ``network`` is any :class:`Network`; use :meth:`from_pretrained` unless you bring your own.
+    """
+
+    network: Network
+    spec: ModelSpec
+    device: torch.device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Sampler:
+        """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
+
+        ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
+        ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
+        """
+        path = resolve_model(name_or_path)
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"{path}: cannot load a {path.suffix or 'suffixless'} file; need .safetensors")
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+        chosen = _device(device)
+        from .backends.torch import TorchNetwork  # noqa: PLC0415
+
+        spec, module = load_model(path)
+        return cls(TorchNetwork(module, chosen, dtype), spec, chosen)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        inference_steps: Steps = None,
+        mean_flow_steps: int = 1,
+        seed: int | Noise | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Float[Tensor, "n *d"]:
+        """Draw samples ``first`` to ``first + n - 1`` of ``seed``: float32 on the device, images in [-1, 1].
+
+        Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``. With ``inference_steps`` N
+        and ``mean_flow_steps`` M it costs N x M network evaluations a sample.
+        """
+        times, posterior = self._prepare(inference_steps, mean_flow_steps)
+        noise = self._noise(seed, n, first)
+        size = min(n, BATCH) if batch_size is None else batch_size
+        if size < 1:
+            raise InvalidArgumentError(f"batch_size must be at least 1, got {batch_size}")
+        chunks: list[Tensor] = []
+        with progress_bar("sampling", math.ceil(n / size) * (len(times) - 1), "step", progress) as advance:
+            for start in range(0, n, size):
+                rows = noise[start : start + size]
+                x_t = torch.empty(0)
+                for _, x_t, _ in reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, rows):
+                    advance()
+                chunks.append(self.spec.codec.decode(x_t))
+        return torch.cat(chunks)
+
+    def trajectory(
+        self,
+        n: int,
+        *,
+        inference_steps: Steps = None,
+        mean_flow_steps: int = 1,
+        seed: int | Noise | None = None,
+        first: int = 0,
+    ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:
+        """Yield (t, x_t, x_0) as sampling goes: where the path is, and the draw of x_0 that led there."""
+        times, posterior = self._prepare(inference_steps, mean_flow_steps)
+        return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, self._noise(seed, n, first))
+
+    def transition(
+        self,
+        x_t: Float[Tensor, "b *d"],
+        t: float | Float[Tensor, " b"],
+        s: float | Float[Tensor, " b"],
+        *,
+        mean_flow_steps: int = 1,
+        seed: int | Noise | None = None,
+    ) -> Float[Tensor, "b *d"]:
+        """One step of the reverse SDE: x_s ~ p(x_s | x_t), 0 <= s <= t <= 1, t > 0.
+
+        ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
+        """
+        x_t, t = self._state(x_t, t)
+        s = _times(s, len(x_t), self.device)
+        if not bool(((s >= 0) & (s <= t)).all()):
+            raise InvalidArgumentError("s must lie in [0, t]")
+        noise = self._noise(seed, len(x_t), 0)
+        x_0 = self._posterior(mean_flow_steps)(x_t, t, noise.fold(1))
+        return self.spec.schedule.bridge(x_0, x_t, t, s, noise.fold(2).normal(*self.spec.shape))
+
+    def posterior(
+        self,
+        x_t: Float[Tensor, "b *d"],
+        t: float | Float[Tensor, " b"],
+        *,
+        draws: int = 1,
+        mean_flow_steps: int = 1,
+        seed: int | Noise | None = None,
+    ) -> Float[Tensor, "draws b *d"]:
+        """``draws`` independent draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded)."""
+        x_t, t = self._state(x_t, t)
+        if draws < 1:
+            raise InvalidArgumentError(f"draws must be at least 1, got {draws}")
+        noise = self._noise(seed, len(x_t), 0).fold(1).draws(draws)
+        posterior = self._posterior(mean_flow_steps)
+        x_t, t = x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws)
+        chunks = [posterior(x_t[i : i + BATCH], t[i : i + BATCH], noise[i : i + BATCH]) for i in range(0, len(t), BATCH)]
+        return torch.cat(chunks).unflatten(0, (draws, -1))
+
+    def _prepare(self, inference_steps: Steps, mean_flow_steps: int) -> tuple[list[float], Posterior]:
+        times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
+        if self.spec.objective == "meanflow" and len(times) != 2:
+            raise InvalidArgumentError("Mean Flow maps x_1 to x_0 and knows t = 1 only: inference_steps must be 1")
+        return times, self._posterior(mean_flow_steps)
+
+    def _posterior(self, mean_flow_steps: int) -> Posterior:
+        if mean_flow_steps < 1:
+            raise InvalidArgumentError(f"mean_flow_steps must be at least 1, got {mean_flow_steps}")
+        if self.spec.objective == "ddpm" and mean_flow_steps != 1:
+            raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
+        return self.spec.build_posterior(self.network, mean_flow_steps)
+
+    def _noise(self, seed: int | Noise | None, n: int, first: int) -> Noise:
+        if isinstance(seed, Noise):
+            if len(seed) != n:
+                raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
+            return seed.to(self.device)
+        if seed is None:
+            seed = fresh_seed()
+            logger.info("drawing with fresh seed %d", seed)
+        return Noise.of(seed, n, first=first, device=self.device)
+
+    def _state(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Check x_t and t once, at the public border."""
+        if x_t.shape[1:] != self.spec.shape or len(x_t) == 0:
+            raise InvalidArgumentError(f"x_t must have shape [b, {', '.join(map(str, self.spec.shape))}], got {list(x_t.shape)}")
+        if x_t.dtype != torch.float32:
+            raise InvalidArgumentError(f"x_t must be float32, got {x_t.dtype}")
+        if x_t.device.type != self.device.type:
+            raise InvalidArgumentError(f"x_t is on {x_t.device}, the sampler on {self.device}")
+        if not bool(x_t.isfinite().all()):
+            raise InvalidArgumentError("x_t has values that are not finite")
+        t = _times(t, len(x_t), self.device)
+        if not bool(((t > 0) & (t <= 1)).all()):
+            raise InvalidArgumentError("t must lie in (0, 1]")
+        if self.spec.objective == "meanflow" and not bool((t == 1).all()):
+            raise InvalidArgumentError("Mean Flow knows t = 1 only")
+        return x_t, t
+
+
+def _times(t: float | Tensor, n: int, device: torch.device) -> Tensor:
+    rows = torch.as_tensor(t, dtype=torch.float32, device=device)
+    if rows.ndim > 1 or (rows.ndim == 1 and len(rows) != n):
+        raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], got {list(rows.shape)}")
+    return rows.expand(n)
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"no such device: {device!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        built = "this PyTorch is a CPU build" if torch.version.cuda is None else "no CUDA device is visible"
+        raise DeviceError(f"CUDA was asked for, but {built}")
+    return chosen

@@ -1,0 +1,115 @@
+"""The model's spec: all that is needed to use a network, carried inside every artefact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from .codec import Codec
+from .config import read_config
+from .errors import CheckpointError, InvalidArgumentError
+from .networks import NetworkConfig, build_network
+from .posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
+from .schedule import VPSchedule
+from .target import AbstractTarget, ResidualTarget, X0Target
+
+__all__ = ["SPEC_VERSION", "Fact", "ModelSpec", "Objective"]
+
+SPEC_VERSION = 1
+
+Objective = Literal["stmd", "meanflow", "ddpm"]
+Fact = str | int | float
+
+DEFAULT_STEPS: dict[Objective, int] = {"stmd": 4, "meanflow": 1, "ddpm": 100}
+TIMES: dict[Objective, int] = {"stmd": 3, "meanflow": 2, "ddpm": 1}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a network is and what its output means.
+
+    ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean square
+    of the network's data about zero, σ_d. ``training`` holds facts for people: data, steps, seconds, commit.
+    """
+
+    name: str
+    objective: Objective
+    shape: tuple[int, ...]
+    network: NetworkConfig
+    codec: Codec
+    schedule: VPSchedule = VPSchedule()
+    target: Literal["x0", "residual"] = "x0"
+    output: Output = "velocity"
+    sigma_data: float = 1.0
+    training: dict[str, Fact] = field(default_factory=dict[str, Fact])
+    version: int = SPEC_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(side < 1 for side in self.shape):
+            raise InvalidArgumentError(f"shape: must be positive integers, channels first, got {self.shape}")
+        if not self.sigma_data > 0:
+            raise InvalidArgumentError(f"sigma_data: must be positive, got {self.sigma_data}")
+
+    @property
+    def default_inference_steps(self) -> int:
+        """The number of inference steps where the user gives none: STMD 4, Mean Flow 1, DDPM 100."""
+        return DEFAULT_STEPS[self.objective]
+
+    @property
+    def times(self) -> int:
+        """How many times the network takes: (τ, τ - r, t), (τ, τ - r) or (t)."""
+        return TIMES[self.objective]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's packed input: STMD sees z and x_t."""
+        return self.shape[0] * (2 if self.objective == "stmd" else 1)
+
+    def build_network(self) -> nn.Module:
+        """A freshly initialised network."""
+        return build_network(
+            self.network,
+            in_channels=self.in_channels,
+            out_channels=self.shape[0],
+            times=self.times,
+            size=self.shape[1:],
+        )
+
+    def build_target(self) -> AbstractTarget:
+        """What the conditional flow generates."""
+        return X0Target() if self.target == "x0" else ResidualTarget(self.schedule, self.sigma_data)
+
+    def build_posterior(self, network: Network, mean_flow_steps: int = 1) -> Posterior:
+        """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
+        match self.objective:
+            case "stmd":
+                return STMDPosterior(network, self.build_target(), self.output, mean_flow_steps)
+            case "meanflow":
+                return MeanFlowPosterior(network, self.output, mean_flow_steps)
+            case "ddpm":
+                return DDPMPosterior(network, self.schedule, self.codec.bound)
+
+    def to_json(self) -> str:
+        """The spec as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> ModelSpec:
+        """Read a spec; ``source`` names the artefact in errors."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{source}: its spec is not JSON ({error})") from error
+        version = values.get("version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > SPEC_VERSION:
+            raise CheckpointError(
+                f"{source}: its spec has version {version}, this SDK reads up to {SPEC_VERSION}; "
+                "a newer one is needed: pip install -U stmd-sdk"
+            )
+        try:
+            return read_config(cls, values)
+        except InvalidArgumentError as error:
+            raise CheckpointError(f"{source}: a foreign or damaged spec ({error})") from error
