@@ -12,12 +12,12 @@ __all__ = ["AbstractCodec", "Codec", "PixelCodec", "VectorCodec"]
 
 
 class AbstractCodec(ABC):
-    """An encoder and its decoder. ``bound`` is the largest absolute value the network's data can have, or None."""
+    """An encoder and its decoder."""
 
     @property
     @abstractmethod
     def bound(self) -> float | None:
-        """The range of what the network sees."""
+        """The largest absolute value that the network's data can have; None where there is no range."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
 
 def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     kinds = {hint.kind: hint for hint in arguments if is_dataclass(hint) and hasattr(hint, "kind")}
-    if kinds:
+    if kinds and not (isinstance(value, str) and str in arguments):
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind not in kinds:
             raise InvalidArgumentError(f"{where}.kind: must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
@@ -69,6 +69,8 @@ def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         return None
     errors: list[str] = []
     for hint in arguments:
+        if hint in kinds.values():
+            continue
         try:
             return _read(hint, value, where)
         except InvalidArgumentError as error:

@@ -16,7 +16,7 @@ Each also derives from the built-in that a caller would expect, so ``except Valu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 __all__ = [
@@ -65,7 +65,7 @@ class TrainingError(StmdError, RuntimeError):
 
 
 @contextmanager
-def requires_extra(extra: str) -> Iterator[None]:
+def requires_extra(extra: str) -> Generator[None, None, None]:
     """Turn an ImportError of the guarded imports into one that names the pip line of ``extra``."""
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["check_writable", "written_whole"]
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Generator[Path, None, None]:
     """Give a temporary path beside ``path``; move it there, flushed to disk, if the block succeeds.
 
     A crash, a full disk or an exception leaves whatever was at ``path`` as it was.

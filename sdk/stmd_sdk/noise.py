@@ -1,10 +1,10 @@
 """Noise: an immutable key for everything that is random.
 
-A key is (seed, sample indices, path). Drawing from it is pure: the same key gives the same numbers, whatever was
-drawn before, in whatever batch, on whatever device (up to the rounding of the device's logarithm and cosine).
+A key is (seed, sample indices, path). Drawing from it is pure: the same key gives the same numbers, whatever
+was drawn before, in whatever batch, on whatever device (up to the rounding of the device's logarithm and cosine).
 
-The paths of one sampling run are fixed once for all: x_1 uses ``fold(0)``; step k uses ``fold(2k - 1)`` for the
-posterior and ``fold(2k)`` for the bridge.
+The paths of one sampling run are fixed once for all: x_1 uses ``fold(0)``; step k uses ``fold(2k - 1)`` for
+the posterior and ``fold(2k)`` for the bridge.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 import secrets
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import philox
+from .checks import check_integer
 from .errors import InvalidArgumentError
 
 __all__ = ["Noise", "fresh_seed"]
@@ -37,8 +39,8 @@ def fresh_seed() -> int:
 class Noise:
     """A key (seed, sample indices, path) and pure functions of it.
 
-    ``Noise.of(0, 64)`` is the key of samples 0 to 63 of seed 0; row i of all that it draws depends on the seed,
-    the path and index i alone.
+    ``Noise.of(0, 64)`` is the key of samples 0 to 63 of seed 0; row i of all that it draws depends on the
+    seed, the path and index i alone.
     """
 
     seed: int
@@ -48,10 +50,12 @@ class Noise:
     @classmethod
     def of(cls, seed: int, n: int, *, first: int = 0, device: torch.device | str = "cpu") -> Noise:
         """The key of samples ``first`` to ``first + n - 1`` of ``seed`` (0 <= seed < 2**64)."""
-        if not 0 <= seed < SEEDS:
-            raise InvalidArgumentError(f"seed must lie in [0, 2**64), got {seed}")
-        if n < 1 or first < 0 or first + n > INDICES:
-            raise InvalidArgumentError(f"samples {first} to {first + n - 1}: need n >= 1 and 0 <= index < 2**32")
+        seed = check_integer("seed", seed, 0)
+        n, first = check_integer("n", n, 1), check_integer("first", first, 0)
+        if seed >= SEEDS:
+            raise InvalidArgumentError(f"seed must be less than 2**64, got {seed}")
+        if first + n > INDICES:
+            raise InvalidArgumentError(f"sample indices must be less than 2**32, got {first} to {first + n - 1}")
         return cls(seed, torch.arange(first, first + n, device=device))
 
     def __len__(self) -> int:
@@ -67,12 +71,15 @@ class Noise:
         return replace(self, path=(*self.path, i))
 
     def draws(self, n: int) -> Noise:
-        """``n`` independent keys of each sample, sample-minor: rows [draw 0 of all samples, draw 1 of all, ...].
+        """``n`` independent keys of each sample, as rows [draw 0 of all samples, draw 1 of all, ...].
 
-        Draw 0 is this key itself, so one draw of many is the draw made alone.
+        Draw 0 is this key itself, so one draw of many is the draw made alone. Of a key that has draws already it
+        makes draws of each: all rows differ again.
         """
-        draw = torch.arange(n, device=self.indices.device)[:, None] * INDICES
-        return replace(self, indices=(draw + self.indices).flatten())
+        n = check_integer("n", n, 1)
+        sample, earlier = self.indices % INDICES, self.indices // INDICES
+        draw = earlier * n + torch.arange(n, device=self.indices.device)[:, None]
+        return replace(self, indices=(draw * INDICES + sample).flatten())
 
     def __getitem__(self, rows: slice) -> Noise:
         """The key of some of the rows."""
@@ -84,31 +91,31 @@ class Noise:
 
     def words(self, count: int) -> Int[Tensor, "b count"]:
         """Uniform 32-bit words, as int64."""
-        bits, xp = self._bits(count)
-        return self._rows(bits, count, xp).to(torch.int64)
+        bits, _ = self._bits(count)
+        return self._rows(bits, count)
 
     def uniform(self, *shape: int) -> Float[Tensor, "b *d"]:
         """Uniform numbers in (0, 1) for each sample: [b, *shape], float32."""
         bits, xp = self._bits(math.prod(shape))
-        rows = self._rows(tuple(philox.uniforms(word, xp) for word in bits), math.prod(shape), xp)
+        rows = self._rows(tuple(philox.uniforms(word, xp) for word in bits), math.prod(shape)).float()
         # 1 - 2**-33 would round up to 1.
-        return rows.float().clamp(max=1.0 - 2.0**-24).unflatten(1, shape) if shape else rows.float()[:, 0]
+        return rows.clamp(max=1.0 - 2.0**-24).reshape(len(self), *shape)
 
     def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
         """Standard normal numbers for each sample: [b, *shape], float32."""
         bits, xp = self._bits(math.prod(shape))
-        rows = self._rows(philox.normals(bits, xp), math.prod(shape), xp).float()
-        return rows.unflatten(1, shape) if shape else rows[:, 0]
+        return self._rows(philox.normals(bits, xp), math.prod(shape)).float().reshape(len(self), *shape)
 
-    def _bits(self, count: int) -> tuple[tuple[np.ndarray | Tensor, ...], object]:
-        """Four arrays of words [b, blocks]; NumPy makes them on the CPU (faster there), PyTorch on a GPU."""
+    def _bits(self, count: int) -> tuple[tuple[philox.Words, ...], Any]:
+        """Four arrays of words [b, blocks], and their library: NumPy on the CPU, faster there; else PyTorch."""
         blocks = -(-count // 4)
         if self.indices.is_cuda:
             block = torch.arange(blocks, device=self.indices.device)
             return philox.words(self.key, self.indices[:, None], block[None]), torch
         return philox.words(self.key, self.indices.numpy()[:, None], np.arange(blocks)[None]), np
 
-    def _rows(self, columns: tuple[np.ndarray | Tensor, ...], count: int, xp: object) -> Tensor:
+    @staticmethod
+    def _rows(columns: tuple[philox.Words, ...], count: int) -> Tensor:
         """Interleave the four arrays into rows of ``count`` numbers."""
         tensors = [torch.as_tensor(column) for column in columns]
         return torch.stack(tensors, dim=-1).flatten(1)[:, :count]

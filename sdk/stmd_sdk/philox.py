@@ -13,8 +13,8 @@ from typing import Any
 
 __all__ = ["fold", "normals", "philox", "uniforms", "words"]
 
-# Integers, NumPy int64 arrays or torch int64 tensors: whatever has the operators.
-type_words = Any
+Words = Any
+"""Integers, NumPy int64 arrays or torch int64 tensors: whatever has the operators."""
 
 MASK = 0xFFFFFFFF
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -25,7 +25,7 @@ ROUNDS = 10
 DRAW, FOLD = 0, 1
 
 
-def philox(counter: tuple[type_words, type_words, type_words, type_words], key: tuple[int, int]) -> tuple[Any, ...]:
+def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, ...]:
     """Encrypt four 32-bit counter words under two 32-bit key words into four random words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -48,20 +48,21 @@ def fold(key: int, i: int) -> int:
     return low | high << 32
 
 
-def words(key: int, indices: Any, blocks: Any) -> tuple[Any, ...]:
+def words(key: int, indices: Words, blocks: Words) -> tuple[Words, ...]:
     """Random words of the given sample indices: four arrays of shape [samples, blocks].
 
     ``indices`` has shape [samples, 1] and ``blocks`` [1, blocks]; both are int64 arrays of one library.
     """
-    return philox((blocks + indices * 0, indices & MASK, (indices >> 32) & MASK, DRAW), (key & MASK, key >> 32))
+    counter = blocks + indices * 0, indices & MASK, (indices >> 32) & MASK, DRAW
+    return philox(counter, (key & MASK, key >> 32))
 
 
-def uniforms(bits: Any, xp: Any) -> Any:
+def uniforms(bits: Words, xp: Any) -> Any:
     """32-bit words to float64 in the open interval (0, 1)."""
     return (xp.asarray(bits, dtype=xp.float64) + 0.5) * 2.0**-32
 
 
-def normals(bits: tuple[Any, ...], xp: Any) -> tuple[Any, Any, Any, Any]:
+def normals(bits: tuple[Words, ...], xp: Any) -> tuple[Any, Any, Any, Any]:
     """Four words to four standard normals by Box and Muller's transform, in float64.
 
     Double precision makes the float32 result independent of the library's last bit of log, cos and sin.

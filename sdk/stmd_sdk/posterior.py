@@ -1,7 +1,7 @@
 """Posteriors: x_0 ~ p(x_0 | x_t), by STMD, by DDPM's point estimate and by Mean Flow.
 
-Two protocols are the whole of the architecture: a :class:`Network` maps arrays to arrays, a :class:`Posterior`
-draws x_0. Each posterior owns the packing of its network's input and shares it with its loss.
+Two protocols are the whole of the architecture: a :class:`Network` maps arrays to arrays, a
+:class:`Posterior` draws x_0. Each posterior owns the packing of its network's input and shares it with its loss.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from .progress import progress_bar
 from .schedule import VPSchedule
 from .spec import ModelSpec
 
-__all__ = ["Sampler", "Steps", "reverse_sde", "time_grid"]
+__all__ = ["Sampler", "Steps", "resolve_device", "reverse_sde", "time_grid"]
 
 Steps = int | Sequence[float] | None
 """Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None for the default."""
@@ -91,7 +91,7 @@ class Sampler:
             raise CheckpointError(f"{path}: cannot load a {path.suffix or 'suffixless'} file; need .safetensors")
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-        chosen = _device(device)
+        chosen = resolve_device(device)
         from .backends.torch import TorchNetwork  # noqa: PLC0415
 
         spec, module = load_model(path)
@@ -229,7 +229,8 @@ def _times(t: float | Tensor, n: int, device: torch.device) -> Tensor:
     return rows.expand(n)
 
 
-def _device(device: torch.device | str | None) -> torch.device:
+def resolve_device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, or CUDA where there is one; DeviceError if it is absent."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

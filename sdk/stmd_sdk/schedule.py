@@ -67,9 +67,10 @@ class VPSchedule:
         s: Float[Tensor, " b"],
         epsilon: Float[Tensor, "b *d"],
     ) -> Float[Tensor, "b *d"]:
-        """A draw of the bridge q(x_s | x_0, x_t) (19), 0 <= s <= t, t > 0; exact at s = 0 (x_0) and s = t (x_t).
+        """A draw of the bridge q(x_s | x_0, x_t) (19), 0 <= s <= t, t > 0.
 
-        With a = α_t/α_s and v = σ_t² - a² σ_s² = 1 - a²:
+        Exact at s = 0, where it is x_0, and at s = t, where it is x_t. With a = α_t/α_s and
+        v = σ_t² - a² σ_s² = 1 - a²:
         x_s = (a σ_s² x_t + α_s v x_0) / σ_t² + √(σ_s² v / σ_t²) ε.
         """
         log_a = self.log_ratio(t, s)

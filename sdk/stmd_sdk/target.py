@@ -51,8 +51,8 @@ class X0Target(AbstractTarget):
 class ResidualTarget(AbstractTarget):
     """y = (x_0 - c_skip x_t) / c_out with the posterior mean and deviation of data N(0, σ_d² I).
 
-    c_skip = α_t σ_d² / (α_t² σ_d² + σ_t²) and c_out = σ_t σ_d / √(α_t² σ_d² + σ_t²). y has about unit variance at
-    every t, and the error of a draw shrinks with σ_t, so that more steps refine instead of adding up errors.
+    c_skip = α_t σ_d² / (α_t² σ_d² + σ_t²) and c_out = σ_t σ_d / √(α_t² σ_d² + σ_t²). y has about unit variance
+    at every t, and the error of a draw shrinks with σ_t, so that more steps refine instead of adding up errors.
     The same coefficients as EDM's preconditioning (Karras et al., 2022), here for a generated target.
     """
 

@@ -16,13 +16,10 @@ class TorchNetwork:
     """A module as a network. The one border for casts: state and times are float32 outside, ``dtype`` inside."""
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        # Convolutions are faster channels-last, on CPUs as on GPUs; vectors have no such layout.
-        self.module = module.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self.module = module.to(device=device, dtype=dtype)
         self.dtype = dtype
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate without gradients."""
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            return self.module(x.to(self.dtype), times).float().contiguous()
+            return self.module(x.to(self.dtype), times).float()

@@ -57,7 +57,7 @@ PRESETS: dict[str, NetworkConfig] = {
     "dit-m2": DiTConfig(depth=16, width=1024, heads=16),
     # Small ones, for CPUs and tests.
     "unet-digits": UNetConfig(channels=(32, 64), groups=8, embedding_width=128),
-    "unet-compact": UNetConfig(channels=(64, 96), groups=16, patch_size=2, layers_per_block=2),
+    "unet-compact": UNetConfig(channels=(32, 64), groups=8, patch_size=2, embedding_width=128),
     "dit-small": DiTConfig(depth=4, width=128, heads=4),
     "mlp": MLPConfig(),
 }

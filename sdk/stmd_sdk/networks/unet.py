@@ -23,9 +23,16 @@ class ContiguousAttention:
     def __init__(self) -> None:
         self.plain = AttnProcessor()
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
-        """Attend as diffusers does (which reads the names of these parameters)."""
-        return self.plain(attn, hidden_states, temb=temb).contiguous()
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Attend as diffusers does, which passes these arguments by name."""
+        return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb).contiguous()
 
 
 class UNet(nn.Module):

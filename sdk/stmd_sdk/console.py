@@ -1,0 +1,27 @@
+"""What the command lines share: a console, and errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from .errors import StmdError
+
+__all__ = ["console", "exit_on_error"]
+
+console = Console(highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print an error of this project as one line and exit with 2."""
+    try:
+        yield
+    except StmdError as error:
+        error_console.print("[bold red]error:[/bold red]", end=" ")
+        error_console.print(str(error), markup=False)
+        raise typer.Exit(2) from None

@@ -1,0 +1,1 @@
+"""Training of stochastic transition maps and of their baselines."""

@@ -1,0 +1,70 @@
+"""Which data each step sees: a pure function of (seed, step), so that a run resumes without remembering anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stmd_sdk.data import ArrayData
+from stmd_sdk.evaluation.mixtures import GaussianMixture
+from stmd_sdk.noise import Noise
+
+__all__ = ["ArrayBatches", "Batches", "MixtureBatches", "batches_of"]
+
+# First level of the path: what a training key is for.
+DATA, LOSS, ORDER = 0, 1, 2
+
+
+class Batches(Protocol):
+    """The clean batch of each step."""
+
+    def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
+        """x_0 of step ``step``, the first being 0."""
+        ...
+
+
+@final
+@dataclass
+class ArrayBatches:
+    """Epochs of a finite data set, each in an order of its own; batches run on across epochs."""
+
+    data: ArrayData
+    batch_size: int
+    seed: int
+    _order: tuple[int, Int[Tensor, " n"]] | None = field(default=None, init=False)
+
+    def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
+        """x_0 of step ``step``."""
+        rows = range(step * self.batch_size, (step + 1) * self.batch_size)
+        n = len(self.data)
+        return self.data[torch.stack([self._permutation(row // n)[row % n] for row in rows])]
+
+    def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
+        if self._order is None or self._order[0] != epoch:
+            words = Noise.of(self.seed, len(self.data)).fold(ORDER).fold(epoch).words(2)
+            self._order = epoch, (words[:, 0] << 31 | words[:, 1] >> 1).argsort(stable=True)
+        return self._order[1]
+
+
+@final
+@dataclass(frozen=True)
+class MixtureBatches:
+    """Fresh draws of a mixture."""
+
+    mixture: GaussianMixture
+    batch_size: int
+    seed: int
+
+    def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
+        """x_0 of step ``step``."""
+        return self.mixture.sample(Noise.of(self.seed, self.batch_size).fold(DATA).fold(step))
+
+
+def batches_of(data: ArrayData | GaussianMixture, batch_size: int, seed: int) -> Batches:
+    """The batches of a data set."""
+    kind = ArrayBatches if isinstance(data, ArrayData) else MixtureBatches
+    return kind(data, batch_size, seed)

@@ -1,0 +1,176 @@
+"""Losses: STMD's, deterministic Mean Flow's and DDPM's, as per-sample losses of one batch.
+
+A loss is a function of a network, clean data and a noise key; equation numbers are those of arXiv 2605.07661.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
+from stmd_sdk.schedule import VPSchedule, expand
+from stmd_sdk.target import AbstractTarget, X0Target
+
+from .times import TimeSampler
+
+__all__ = ["DDPMLoss", "Derivative", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
+
+Derivative = Literal["jvp", "central"]
+"""How the flow loss differentiates along the path: forward mode, or central differences."""
+
+T_MIN = 1e-3
+CENTRAL_STEP = 5e-3
+
+
+class Loss(Protocol):
+    """Per-sample losses of one batch."""
+
+    def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
+        """The losses of each sample; their mean is what training descends."""
+        ...
+
+
+class Velocity(Protocol):
+    """u(z, r, τ) on some of a batch's rows; the condition (x_t, t) of those rows is the closure's."""
+
+    def __call__(self, z: Tensor, r: Tensor, tau: Tensor, rows: slice, /) -> Tensor:
+        """The average velocity."""
+        ...
+
+
+def _squared_norm(x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
+    return x.flatten(1).square().sum(1)
+
+
+def _path_derivative(
+    method: Derivative, velocity: Velocity, z: Tensor, r: Tensor, tau: Tensor, v: Tensor, rows: slice
+) -> Tensor:
+    """d/dτ u(z_τ, r, τ) = v·∂_z u + ∂_τ u with r fixed: the one derivative of the project."""
+    with torch.no_grad():
+        if method == "jvp":
+            _, derivative = torch.func.jvp(
+                lambda z, tau: velocity(z, r, tau, rows), (z, tau), (v, torch.ones_like(tau))
+            )
+            return derivative
+        step = expand(torch.full_like(tau, CENTRAL_STEP), z) * v
+        ahead = velocity(z + step, r, tau + CENTRAL_STEP, rows)
+        behind = velocity(z - step, r, tau - CENTRAL_STEP, rows)
+        return (ahead - behind) / (2 * CENTRAL_STEP)
+
+
+@final
+@dataclass(frozen=True)
+class FlowLoss:
+    """The Mean Flow loss (21, 22) with the adaptive weight (73).
+
+    Regresses u to v - (τ - r) du/dτ, v = ε - y, with a stopped gradient; the derivative is taken without a graph
+    and on the rows with r < τ alone. The squared error is weighted by w = 1 / (‖Δ‖² + c)^p, whose minimiser is the
+    conditional mean only where ‖Δ‖² concentrates or p = 0. Divided by d^(1 - p), so that its size does not depend on
+    the dimension d.
+    """
+
+    times: TimeSampler = TimeSampler()
+    power: float = 0.75
+    offset: float = 1e-3
+    derivative: Derivative = "jvp"
+
+    def __call__(
+        self, velocity: Velocity, y: Float[Tensor, "b *d"], epsilon: Float[Tensor, "b *d"], noise: Noise
+    ) -> Float[Tensor, " b"]:
+        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0)."""
+        tau, r = self.times(noise)
+        z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
+        v = epsilon - y
+        moving = slice(0, self.times.moving_rows(len(y)))
+        target = v.clone()
+        if moving.stop > 0:
+            du = _path_derivative(self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving)
+            target[moving] -= expand((tau - r)[moving], y) * du
+        error = _squared_norm(velocity(z, r, tau, slice(None)) - target)
+        weight = 1 / (error.detach() + self.offset) ** self.power
+        return weight * error / y[0].numel() ** (1 - self.power)
+
+
+def energy_score(posterior: STMDPosterior, y: Tensor, x_t: Tensor, t: Tensor, noise: Noise) -> Float[Tensor, " b"]:
+    """(½ Σ‖ŷ_i - y‖ - ½ ‖ŷ_1 - ŷ_2‖) / √d of two one-step draws ŷ = ε - u(ε, 0, 1 | x_t, t).
+
+    A strictly proper scoring rule (Gneiting and Raftery, 2007), used as a diffusion loss by De Bortoli et al. (2025):
+    its only minimiser is the true posterior. It restores the variance that the flow loss alone loses at one step.
+    """
+    epsilon = noise.draws(2).normal(*y.shape[1:])
+    one = torch.ones(len(epsilon), device=y.device)
+    u = posterior.velocity(epsilon, torch.zeros_like(one), one, torch.cat([x_t, x_t]), t.repeat(2))
+    first, second = (epsilon - u).chunk(2)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        # The square root has no derivative at 0, where two draws of a fresh network may meet.
+        return (_squared_norm(a - b) + 1e-12).sqrt()
+
+    score = 0.5 * (distance(first, y) + distance(second, y) - distance(first, second))
+    return score / y[0].numel() ** 0.5
+
+
+@final
+@dataclass(frozen=True)
+class STMDLoss:
+    """The paper's loss, and the project's two switches: a residual target, and ``energy_score`` = λ > 0."""
+
+    schedule: VPSchedule
+    target: AbstractTarget = X0Target()
+    output: Output = "velocity"
+    flow: FlowLoss = FlowLoss()
+    energy_score: float = 0.0
+
+    def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
+        """Flow loss plus λ times the energy score, at t ~ U(1e-3, 1)."""
+        posterior = STMDPosterior(network, self.target, self.output)
+        t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform()
+        x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
+        y = self.target.encode(x_0, x_t, t)
+
+        def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
+            return posterior.velocity(z, r, tau, x_t[rows], t[rows])
+
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), noise.fold(3))
+        if self.energy_score > 0:
+            loss = loss + self.energy_score * energy_score(posterior, y, x_t, t, noise.fold(4))
+        return loss
+
+
+@final
+@dataclass(frozen=True)
+class MeanFlowLoss:
+    """Unconditional Mean Flow from x_1 ~ N(0, I) to x_0: the deterministic baseline."""
+
+    output: Output = "velocity"
+    flow: FlowLoss = FlowLoss()
+
+    def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
+        """Flow loss."""
+        posterior = MeanFlowPosterior(network, self.output)
+
+        def velocity(z: Tensor, r: Tensor, tau: Tensor, _rows: slice) -> Tensor:
+            return posterior.velocity(z, r, tau)
+
+        return self.flow(velocity, x_0, noise.fold(2).normal(*x_0.shape[1:]), noise.fold(3))
+
+
+@final
+@dataclass(frozen=True)
+class DDPMLoss:
+    """Regress the noise in x_t (Ho et al., 2020), t ~ U(1e-3, 1); mean square over dimensions."""
+
+    schedule: VPSchedule
+
+    def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
+        """Mean squared error of ε."""
+        t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform()
+        epsilon = noise.fold(1).normal(*x_0.shape[1:])
+        estimate = DDPMPosterior(network, self.schedule).epsilon(self.schedule.marginal(x_0, t, epsilon), t)
+        return _squared_norm(estimate - epsilon) / x_0[0].numel()

@@ -1,0 +1,146 @@
+"""Recipes: everything that decides a training run, as TOML read into one dataclass."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stmd_sdk.codec import Codec, PixelCodec
+from stmd_sdk.config import read_config
+from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.networks import PRESETS, NetworkConfig
+from stmd_sdk.posterior import Output
+from stmd_sdk.schedule import VPSchedule
+from stmd_sdk.spec import Fact, ModelSpec, Objective
+
+from .losses import DDPMLoss, FlowLoss, Loss, MeanFlowLoss, STMDLoss
+
+__all__ = ["Recipe", "load_recipe", "recipe_names"]
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Defaults are the paper's where it gives them.
+
+    ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes; ``energy_score`` is λ.
+    ``precision`` is that of the network's forward and backward pass; weights and losses stay float32.
+    """
+
+    name: str
+    data: str
+    shape: tuple[int, ...]
+    network: str | NetworkConfig
+    codec: Codec = PixelCodec()
+    schedule: VPSchedule = VPSchedule()
+    objective: Objective = "stmd"
+    target: Literal["x0", "residual"] = "x0"
+    output: Output = "velocity"
+    flow: FlowLoss = field(default_factory=FlowLoss)
+    energy_score: float = 0.0
+    steps: int = 150_000
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+    ema: float = 0.9995
+    clip_norm: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    checkpoint_every: int = 500
+    sample_every: int = 2000
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "checkpoint_every", "sample_every", "log_every")
+        for key in positive:
+            if not getattr(self, key) > 0:
+                raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
+        if not 0 <= self.ema < 1:
+            raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
+        if isinstance(self.network, str) and self.network not in PRESETS:
+            raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
+        if self.precision == "bfloat16" and self.flow.derivative == "central":
+            raise InvalidArgumentError("flow.derivative: central differences need precision = 'float32'")
+        if self.objective != "stmd" and (self.energy_score or self.target != "x0"):
+            raise InvalidArgumentError(f"energy_score and target: only objective 'stmd' has them, not {self.objective!r}")
+
+    def model_spec(self, sigma_data: float, training: dict[str, Fact]) -> ModelSpec:
+        """The spec of the model that this recipe trains."""
+        return ModelSpec(
+            name=self.name,
+            objective=self.objective,
+            shape=self.shape,
+            network=PRESETS[self.network] if isinstance(self.network, str) else self.network,
+            codec=self.codec,
+            schedule=self.schedule,
+            target=self.target,
+            output=self.output,
+            sigma_data=sigma_data,
+            training=training,
+        )
+
+    def loss(self, spec: ModelSpec) -> Loss:
+        """The training loss of the objective."""
+        match self.objective:
+            case "stmd":
+                return STMDLoss(self.schedule, spec.build_target(), self.output, self.flow, self.energy_score)
+            case "meanflow":
+                return MeanFlowLoss(self.output, self.flow)
+            case "ddpm":
+                return DDPMLoss(self.schedule)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str, settings: tuple[str, ...] = ()) -> Recipe:
+    """A recipe by name or path, with ``key=value`` overrides; ``base`` in a file names the recipe it changes."""
+    values = _read_toml(name_or_path)
+    for setting in settings:
+        _override(values, setting)
+    return read_config(Recipe, values)
+
+
+def _read_toml(name_or_path: str) -> dict[str, Any]:
+    path = RECIPES / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"no recipe {name_or_path!r}: neither a TOML file nor one of {', '.join(recipe_names())}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(f"{path}: not TOML ({error})") from error
+    values.setdefault("name", path.stem)
+    base = values.pop("base", None)
+    return values if base is None else _merge(_read_toml(str(base)), values)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _override(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise InvalidArgumentError(f"--set {setting}: expected key=value, as in --set steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise InvalidArgumentError(f"--set {setting}: {table} is no table")
+    values[last] = value

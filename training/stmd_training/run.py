@@ -1,0 +1,182 @@
+"""A training run in a folder: resume, train, log, save, draw."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import stmd_sdk
+from stmd_sdk.backends.torch import TorchNetwork
+from stmd_sdk.checkpoint import save_model
+from stmd_sdk.data import ArrayData
+from stmd_sdk.errors import DataError
+from stmd_sdk.evaluation.mixtures import GaussianMixture
+from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk.images import grid
+from stmd_sdk.sampler import Sampler
+from stmd_sdk.spec import Fact, ModelSpec
+
+from .batches import batches_of
+from .log import RunLog
+from .recipe import Recipe
+from .state import load_state, save_state
+from .trainer import Step, TrainState, train
+
+__all__ = ["Monitor", "Run"]
+
+Monitor = Callable[[Sampler], dict[str, float]]
+"""Figures of the averaged model, logged while training: distances, the kernel certificate."""
+
+SAMPLES = 64
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """One training run: a recipe, its data and the folder that holds everything it writes.
+
+    The folder gets ``model.safetensors`` (the averaged weights, usable at any time), ``state.safetensors`` (to resume
+    from), ``log.jsonl`` and ``samples/``. Starting again in the same folder goes on from the last checkpoint, with
+    the result of an uninterrupted run: bit for bit on a CPU with the same number of threads.
+    """
+
+    recipe: Recipe
+    data: ArrayData | GaussianMixture
+    folder: Path
+    device: torch.device = torch.device("cpu")
+    monitors: tuple[Monitor, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.recipe.shape:
+            raise DataError(
+                f"{self.data.name} has samples of shape {list(self.data.shape)}, "
+                f"recipe {self.recipe.name!r} is for {list(self.recipe.shape)}"
+            )
+        check_writable(self.state_path)
+
+    @property
+    def model_path(self) -> Path:
+        """The averaged model."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def state_path(self) -> Path:
+        """The state that a run resumes from."""
+        return self.folder / "state.safetensors"
+
+    def __call__(self, *, restart: bool = False, progress: bool = True) -> Path:
+        """Train to the last step and return the model's path; ``restart`` forgets what is in the folder."""
+        if restart:
+            self.state_path.unlink(missing_ok=True)
+        spec = self.recipe.model_spec(self.data.root_mean_square(), {})
+        state = TrainState.fresh(spec, self.recipe, self.device)
+        seconds = load_state(self.state_path, state, self.recipe) if self.state_path.exists() else 0.0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic() - seconds
+        steps = train(
+            state, self.recipe.loss(spec), batches_of(self.data, self.recipe.batch_size, self.recipe.seed), self.recipe
+        )
+        with RunLog(self.folder, state.step) as log, _progress(self.recipe, state.step, progress) as show:
+            for step in steps:
+                show(step)
+                self._after(step, spec, state, log, time.monotonic() - started)
+        return self.model_path
+
+    def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
+        recipe, last = self.recipe, step.step == self.recipe.steps
+        if last or step.step % recipe.log_every == 0:
+            values = {"loss": step.loss, "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate}
+            log.write(step.step, {**values, "seconds": round(seconds, 2)})
+        if last or step.step % recipe.sample_every == 0:
+            sampler = self._sampler(spec, state)
+            self._draw(sampler, step.step)
+            for monitor in self.monitors:
+                log.write(step.step, monitor(sampler))
+        if last or step.step % recipe.checkpoint_every == 0:
+            save_model(self.model_path, replace(spec, training=self._facts(step.step, seconds)), state.ema)
+            save_state(self.state_path, state, recipe, seconds)
+
+    def _sampler(self, spec: ModelSpec, state: TrainState) -> Sampler:
+        network = spec.build_network()
+        network.load_state_dict(state.ema)
+        return Sampler(TorchNetwork(network.eval(), self.device, torch.float32), spec, self.device)
+
+    def _draw(self, sampler: Sampler, step: int) -> None:
+        """A picture of the one-step draws, where samples can be looked at."""
+        shape = sampler.spec.shape
+        if len(shape) == 3 or shape == (2,):
+            n = SAMPLES if len(shape) == 3 else 16_384
+            steps = None if sampler.spec.objective == "ddpm" else 1
+            picture = grid(sampler.sample(n, inference_steps=steps, seed=0))
+            with written_whole(self.folder / "samples" / f"{step:07d}.png") as path:
+                picture.save(path)
+
+    def _facts(self, step: int, seconds: float) -> dict[str, Fact]:
+        return {
+            "recipe": self.recipe.name,
+            "data": self.data.name,
+            "steps": step,
+            "batch_size": self.recipe.batch_size,
+            "seed": self.recipe.seed,
+            "seconds": round(seconds),
+            "hardware": _hardware(self.device),
+            "torch": torch.__version__,
+            "sdk": stmd_sdk.__version__,
+            "commit": _commit(),
+        }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+
+
+def _commit() -> str:
+    """The commit of the checkout that runs, "unknown" for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class _progress:  # noqa: N801
+    """A bar with the loss, the speed and the time left."""
+
+    def __init__(self, recipe: Recipe, done: int, show: bool) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]:.1f} steps/s"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self.bar = Progress(*columns, disable=not show)
+        self.task = self.bar.add_task(recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0)
+        self.average, self.done, self.started = float("nan"), done, time.monotonic()
+
+    def __enter__(self) -> Callable[[Step], None]:
+        self.bar.start()
+        return self.advance
+
+    def __exit__(self, *unused: object) -> None:
+        self.bar.stop()
+
+    def advance(self, step: Step) -> None:
+        """Show one more step."""
+        self.average = step.loss if self.average != self.average else 0.98 * self.average + 0.02 * step.loss
+        speed = (step.step - self.done) / max(time.monotonic() - self.started, 1e-9)
+        self.bar.update(self.task, completed=step.step, loss=self.average, speed=speed)

@@ -1,0 +1,46 @@
+"""Time samplers: which intervals (r, τ) of the conditional flow a batch trains.
+
+The paper defers to MeanFlow's code here; these are its later values (Geng et al., 2025).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stmd_sdk.noise import Noise
+
+__all__ = ["TimeSampler"]
+
+
+@dataclass(frozen=True)
+class TimeSampler:
+    """Draws τ and r ≤ τ, each a sigmoid of a normal, with r = τ for a share of the rows.
+
+    ``pixels``: τ from N(-0.6, 1.6²) and r from N(-4.0, 1.6²), cut at τ. ``latents``: both from N(-0.4, 1),
+    sorted. ``moving_share`` is the share of rows with r < τ, which alone need a derivative: three quarters for
+    pixels and a quarter for latents in MeanFlow. The share is by row index, so that shapes stay static.
+    """
+
+    kind: Literal["pixels", "latents"] = "pixels"
+    moving_share: float = 0.75
+
+    def moving_rows(self, batch: int) -> int:
+        """How many rows, the first ones, have r < τ."""
+        return round(self.moving_share * batch)
+
+    def __call__(self, noise: Noise) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """(τ, r) for each sample."""
+        first, second = noise.normal(2).unbind(1)
+        if self.kind == "pixels":
+            tau = torch.sigmoid(1.6 * first - 0.6)
+            r = torch.minimum(torch.sigmoid(1.6 * second - 4.0), tau)
+        else:
+            first, second = torch.sigmoid(first - 0.4), torch.sigmoid(second - 0.4)
+            tau, r = torch.maximum(first, second), torch.minimum(first, second)
+        k = self.moving_rows(len(noise))
+        return tau, torch.cat([r[:k], tau[k:]])

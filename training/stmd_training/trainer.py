@@ -1,0 +1,110 @@
+"""The training loop: a generator of steps, and the state that it advances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stmd_sdk.errors import TrainingError
+from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import Network
+from stmd_sdk.spec import ModelSpec
+
+from .batches import LOSS, Batches
+from .losses import Loss
+from .recipe import Recipe
+
+__all__ = ["Step", "TrainState", "learning_rate", "train"]
+
+
+@final
+@dataclass
+class TrainState:
+    """All that training changes: weights, their average, AdamW's moments, and how many steps are done."""
+
+    network: nn.Module
+    ema: dict[str, Tensor]
+    optimizer: torch.optim.AdamW
+    step: int = 0
+
+    @classmethod
+    def fresh(cls, spec: ModelSpec, recipe: Recipe, device: torch.device) -> TrainState:
+        """Weights from the recipe's seed, whatever the global generator's state, which is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            network = spec.build_network().to(device).train()
+        ema = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        # Without weight decay, as the paper; fused and foreach variants do not change the arithmetic's order on a CPU.
+        optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+        return cls(network, ema, optimizer)
+
+    def average(self, decay: float) -> None:
+        """Move the average towards the weights; young averages forget faster, so that the start does not linger."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                self.ema[name].lerp_(parameter, 1 - decay)
+
+
+@final
+@dataclass(frozen=True)
+class Step:
+    """What one step of training yields."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to zero at the last step."""
+    warmup = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
+    decay = 0.5 * (1 + math.cos(math.pi * step / recipe.steps)) if recipe.decay == "cosine" else 1.0
+    return recipe.learning_rate * warmup * decay
+
+
+def train(state: TrainState, loss: Loss, batches: Batches, recipe: Recipe) -> Iterator[Step]:
+    """Advance ``state`` to the recipe's last step, yielding after each one.
+
+    Logging, saving and monitoring belong to the caller. A loss or gradient that is not finite raises TrainingError
+    before it touches the weights.
+    """
+    device = next(state.network.parameters()).device
+    network = _autocast(state.network, device, recipe.precision)
+    noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)
+    while state.step < recipe.steps:
+        rate = learning_rate(recipe, state.step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        value = loss(network, batches(state.step).to(device), noise.fold(state.step)).mean()
+        state.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
+        if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
+            raise TrainingError(
+                f"step {state.step + 1}: the loss is {value.item()} and its gradient's norm {norm.item()}; the last "
+                "checkpoint is intact. Lower learning_rate or clip_norm, and start anew with --restart"
+            )
+        state.optimizer.step()
+        state.step += 1
+        state.average(recipe.ema)
+        yield Step(state.step, value.item(), norm.item(), rate)
+
+
+def _autocast(module: nn.Module, device: torch.device, precision: str) -> Network:
+    """The module with its arithmetic in ``precision``; results are float32."""
+
+    def network(x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+        enabled = precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext():
+            return module(x, times).float()
+
+    return network
