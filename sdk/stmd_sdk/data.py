@@ -165,22 +165,26 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "n h w"]:
     return np.frombuffer(content, np.uint8, offset=16).reshape(n, height, width).copy()
 
 
-def _npz(path: Path) -> ArrayData:
-    """The data of an .npz file."""
+def _read_npz(path: Path) -> np.ndarray:
+    """The array ``images``, ``x``, or the only one."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            # np.load takes a bare .npy too, and leaks the file of a damaged archive that it opens itself.
+            file = np.lib.npyio.NpzFile(stream, allow_pickle=False)
             named = [name for name in ("images", "x") if name in file.files]
-            if not named and len(file.files) != 1:
-                raise DataError(
-                    f"{path}: needs an array called images or x, has {', '.join(file.files) or 'none'}"
-                )
-            array = file[(named or file.files)[0]]
-    except DataError:
-        raise
+            if named or len(file.files) == 1:
+                return file[(named or file.files)[0]]
+            names = ", ".join(file.files) or "none"
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read as .npz, it may be truncated or damaged ({error})"
         ) from error
+    raise DataError(f"{path}: needs an array called images or x, has {names}")
+
+
+def _npz(path: Path) -> ArrayData:
+    """The data of an .npz file."""
+    array = _read_npz(path)
     if array.size == 0:
         raise DataError(f"{path}: holds no samples, its array has shape {list(array.shape)}")
     if array.dtype == np.uint8:
@@ -223,7 +227,7 @@ def read_folder(folder: Path) -> UInt8[np.ndarray, "n h w *c"]:
 
 
 def _stack(images: Iterable[tuple[str, Callable[[], Image.Image]]], n: int) -> UInt8[np.ndarray, "n h w *c"]:
-    """Decode ``n`` images, given as (name, function that opens it), into one array of the first one's shape."""
+    """Decode ``n`` images, given as (name, function that opens it), all of the first one's shape."""
     array = np.empty(0, np.uint8)
     for i, (name, open_image) in enumerate(images):
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from torch import nn
 
@@ -31,8 +32,8 @@ TIMES: dict[Objective, int] = {"stmd": 3, "meanflow": 2, "ddpm": 1}
 class ModelSpec:
     """What a network is and what its output means.
 
-    ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean square
-    of the network's data about zero, σ_d. ``training`` holds facts for people: data, steps, seconds, commit.
+    ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean
+    square of the network's data about zero, σ_d. ``training`` holds facts for people: data, steps, seconds, commit.
     """
 
     name: str
@@ -40,7 +41,7 @@ class ModelSpec:
     shape: tuple[int, ...]
     network: NetworkConfig
     codec: Codec
-    schedule: VPSchedule = VPSchedule()
+    schedule: VPSchedule = field(default_factory=VPSchedule)
     target: Literal["x0", "residual"] = "x0"
     output: Output = "velocity"
     sigma_data: float = 1.0
@@ -50,8 +51,12 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.shape or any(side < 1 for side in self.shape):
             raise InvalidArgumentError(f"shape: must be positive integers, channels first, got {self.shape}")
-        if not self.sigma_data > 0:
-            raise InvalidArgumentError(f"sigma_data: must be positive, got {self.sigma_data}")
+        if not 0 < self.sigma_data < math.inf:
+            raise InvalidArgumentError(f"sigma_data: must be positive and finite, got {self.sigma_data}")
+        if self.objective != "stmd" and self.target != "x0":
+            raise InvalidArgumentError(f"target: only objective 'stmd' has a target other than x0, not {self.objective!r}")
+        if self.objective == "ddpm" and self.output != "velocity":
+            raise InvalidArgumentError("output: a DDPM network predicts the noise; output must stay 'velocity'")
 
     @property
     def default_inference_steps(self) -> int:
@@ -100,10 +105,10 @@ class ModelSpec:
     def from_json(cls, text: str, source: str) -> ModelSpec:
         """Read a spec; ``source`` names the artefact in errors."""
         try:
-            values = json.loads(text)
+            values: object = json.loads(text)
         except json.JSONDecodeError as error:
             raise CheckpointError(f"{source}: its spec is not JSON ({error})") from error
-        version = values.get("version") if isinstance(values, dict) else None
+        version = cast(dict[str, object], values).get("version") if isinstance(values, dict) else None
         if isinstance(version, int) and version > SPEC_VERSION:
             raise CheckpointError(
                 f"{source}: its spec has version {version}, this SDK reads up to {SPEC_VERSION}; "

@@ -67,4 +67,6 @@ def _train(
 
 def main() -> None:
     """Run ``stmd-train``."""
-    typer.run(train)
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(train)
+    app()

@@ -51,8 +51,8 @@ def _squared_norm(x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
 def _path_derivative(
     method: Derivative, velocity: Velocity, z: Tensor, r: Tensor, tau: Tensor, v: Tensor, rows: slice
 ) -> Tensor:
-    """d/dτ u(z_τ, r, τ) = v·∂_z u + ∂_τ u with r fixed: the one derivative of the project."""
-    with torch.no_grad():
+    """d/dτ u(z_τ, r, τ) = v·∂_z u + ∂_τ u with r fixed, in float32: the one derivative of the project."""
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
         if method == "jvp":
             _, derivative = torch.func.jvp(
                 lambda z, tau: velocity(z, r, tau, rows), (z, tau), (v, torch.ones_like(tau))

@@ -27,7 +27,7 @@ class Recipe:
     """A training run. Defaults are the paper's where it gives them.
 
     ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes; ``energy_score`` is λ.
-    ``precision`` is that of the network's forward and backward pass; weights and losses stay float32.
+    ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
     """
 
     name: str
@@ -63,8 +63,6 @@ class Recipe:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        if self.precision == "bfloat16" and self.flow.derivative == "central":
-            raise InvalidArgumentError("flow.derivative: central differences need precision = 'float32'")
         if self.objective != "stmd" and (self.energy_score or self.target != "x0"):
             raise InvalidArgumentError(f"energy_score and target: only objective 'stmd' has them, not {self.objective!r}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import final
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from stmd_sdk.errors import TrainingError
 from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import Network
 from stmd_sdk.spec import ModelSpec
 
 from .batches import LOSS, Batches
@@ -78,13 +76,20 @@ def train(state: TrainState, loss: Loss, batches: Batches, recipe: Recipe) -> It
     before it touches the weights.
     """
     device = next(state.network.parameters()).device
-    network = _autocast(state.network, device, recipe.precision)
+    # Matrix products in the recipe's precision; the losses see float32, and take their derivative in it.
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+    def network(x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+        return state.network(x, times).float()
+
     noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)
     while state.step < recipe.steps:
         rate = learning_rate(recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        value = loss(network, batches(state.step).to(device), noise.fold(state.step)).mean()
+        x_0 = batches(state.step).to(device)
+        with autocast:
+            value = loss(network, x_0, noise.fold(state.step)).mean()
         state.optimizer.zero_grad(set_to_none=True)
         value.backward()
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
@@ -97,14 +102,3 @@ def train(state: TrainState, loss: Loss, batches: Batches, recipe: Recipe) -> It
         state.step += 1
         state.average(recipe.ema)
         yield Step(state.step, value.item(), norm.item(), rate)
-
-
-def _autocast(module: nn.Module, device: torch.device, precision: str) -> Network:
-    """The module with its arithmetic in ``precision``; results are float32."""
-
-    def network(x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
-        enabled = precision == "bfloat16"
-        with torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext():
-            return module(x, times).float()
-
-    return network

@@ -45,7 +45,7 @@ class Look:
 @final
 @dataclass(frozen=True, eq=False)
 class Components:
-    """The components of a mixture, each in its eigenbasis: column i of ``axes[j]`` for ``eigenvalues[j, i]``."""
+    """The components of a mixture: column i of ``axes[j]`` is the eigenvector of ``eigenvalues[j, i]``."""
 
     log_weights: Float64[Tensor, " k"]
     means: Float64[Tensor, "k d"]

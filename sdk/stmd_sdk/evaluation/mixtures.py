@@ -1,8 +1,8 @@
 """Gaussian mixtures: data whose posteriors, scores and velocities are known exactly.
 
 A mixture is a data set to train on, its posterior what a trained model should have learnt. Arithmetic is
-float64 on the device of the parameters; results have the device and the type of the argument. Large batches are
-worked through in chunks.
+float64 on the device of the parameters; results have the device and the type of the argument. Large batches
+are worked through in chunks.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Times = float | Float[Tensor, " b"]
 class ComponentPosterior:
     """p(x_0 | x_t) as a mixture of Gaussians; component j has the covariance Q_j diag(variances_j) Q_jᵀ.
 
-    Q_j is ``GaussianMixture.axes[j]``: it does not depend on t.
+    Q_j is ``GaussianMixture.components.axes[j]``: it does not depend on t.
     """
 
     log_responsibilities: Float[Tensor, "b k"]
@@ -101,11 +101,6 @@ class GaussianMixture:
         """The components in their eigenbases."""
         eigenvalues, axes = torch.linalg.eigh(self.covariances)
         return Components(self.weights.log(), self.means, eigenvalues, axes)
-
-    @property
-    def axes(self) -> Float[Tensor, "k d d"]:
-        """Q_j, the eigenvectors of the covariances, as columns."""
-        return self.components.axes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -189,7 +184,7 @@ class GaussianMixture:
         return schedule.alpha(rows), schedule.sigma(rows)
 
     def _chunked(self, x: Tensor, a: Tensor, s: Tensor, function: Callable[[Look, slice], Tensor]) -> Tensor:
-        """Apply ``function`` to looks x = a x_0 + s n by chunks: the one border for shapes, types and devices."""
+        """Apply ``function`` to looks x = a x_0 + s n by chunks; the border of shapes, types and devices."""
         if x.ndim != 2 or x.shape[1:] != self.shape or len(x) == 0:
             raise InvalidArgumentError(f"{self.name} takes points [b, {self.shape[0]}], got {list(x.shape)}")
         size = max(1, CHUNK // self.means.numel())
@@ -251,8 +246,8 @@ def mixture(name: str) -> GaussianMixture:
 
     - ``mixture2d``: eight equal modes on a circle of radius 1.4, the first at angle 0, deviation 0.15.
     - ``mixture3``: means (-3, -3), (0, 0), (3, 3), covariance ½ I, equal weights.
-    - ``mixture8``: 25 modes in 8-D, equal weights, deviation 0.25; the first two coordinates of the means are
-      the grid {-2, -1, 0, 1, 2}², the others 0.
+    - ``mixture8``: 25 modes in 8-D, equal weights, deviation 0.25; the means are the grid {-2, -1, 0, 1, 2}² in
+      the first two coordinates and 0 in the others.
     - ``mixture64``: 20 full covariances fitted to the 8×8 digits. Its stored parameters, float32, are those of
       ``sklearn.mixture.GaussianMixture(20, covariance_type="full", reg_covar=5e-3, random_state=0)
       .fit(load_digits().data / 8 - 1)`` with scikit-learn 1.9.1.

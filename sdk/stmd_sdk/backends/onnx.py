@@ -1,0 +1,102 @@
+"""ONNX Runtime as a network: on the CPU, or on CUDA with every tensor staying on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..artefact import read_onnx
+from ..errors import CheckpointError, InvalidArgumentError
+from ..spec import ModelSpec
+from .session import open_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = ["OnnxNetwork", "load_onnx", "onnx_default_device"]
+
+
+@final
+class OnnxNetwork:
+    """A session of an exported network. Inputs and output are float32, whatever the graph computes in."""
+
+    def __init__(self, session: InferenceSession, channels: int, device: torch.device) -> None:
+        self.session = session
+        self.channels = channels
+        self.device = device
+
+    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+        """Evaluate the graph on the session's device."""
+        if x.device.type != self.device.type:
+            raise InvalidArgumentError(f"x is on {x.device}, the ONNX session on {self.device}")
+        x, times = x.detach().float().contiguous(), times.detach().float().contiguous()
+        if self.device.type == "cpu":
+            (u,) = self.session.run(["u"], {"x": x.numpy(), "times": times.numpy()})
+            return torch.from_numpy(u)
+        return self._on_device(x, times)
+
+    def _on_device(self, x: Tensor, times: Tensor) -> Tensor:
+        """Bind torch's memory to the session's inputs and output: nothing is copied."""
+        u = x.new_empty((x.shape[0], self.channels, *x.shape[2:]))
+        if self.device.type == "cuda":
+            # The session runs on the stream it was opened with; other streams have to be waited for.
+            torch.cuda.current_stream(self.device).synchronize()
+        bind(self.session, {"x": x, "times": times}, {"u": u})
+        return u
+
+
+def bind(session: InferenceSession, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+    """Run ``session`` reading and writing the tensors in place, through DLPack.
+
+    The tensors must be contiguous float32 on the session's device. Returns when the outputs are written.
+    """
+    from onnxruntime.capi.onnxruntime_pybind11_state import OrtValue  # noqa: PLC0415
+
+    binding = session.io_binding()
+    for name, tensor in inputs.items():
+        binding._iobinding.bind_ortvalue_input(name, OrtValue.from_dlpack(tensor.__dlpack__(), False))
+    for name, tensor in outputs.items():
+        binding._iobinding.bind_ortvalue_output(name, OrtValue.from_dlpack(tensor.__dlpack__(), False))
+    session.run_with_iobinding(binding)
+
+
+def onnx_default_device() -> torch.device:
+    """CUDA where both PyTorch and ONNX Runtime have it, else the CPU."""
+    from .session import cuda_available  # noqa: PLC0415
+
+    return torch.device("cuda" if torch.cuda.is_available() and cuda_available() else "cpu")
+
+
+def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]:
+    """The spec and the session of an exported network. Whole samplers are refused: they hold no network."""
+    text, artefact = read_onnx(path)
+    if artefact.kind != "network":
+        raise CheckpointError(
+            f"{path} is a whole sampler: it draws samples from noise and has no network to call; "
+            f"run it with: stmd sample --model {path}"
+        )
+    spec = ModelSpec.from_json(text, str(path))
+    options = None
+    if device.type == "cuda":
+        stream = torch.cuda.current_stream(device).cuda_stream
+        options = {"device_id": str(device.index or 0), "user_compute_stream": str(stream)}
+    session = open_session(path, cuda=options, threads=torch.get_num_threads())
+    _check_signature(path, session, spec)
+    return spec, OnnxNetwork(session, spec.shape[0], device)
+
+
+def _check_signature(path: Path, session: InferenceSession, spec: ModelSpec) -> None:
+    """The graph's inputs and output must be those of the spec, with a free batch."""
+    expected = {
+        "x": [spec.in_channels, *spec.shape[1:]],
+        "times": [spec.times],
+        "u": [*spec.shape],
+    }
+    found = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
+    for name, shape in expected.items():
+        if name not in found or found[name][1:] != shape or isinstance(found[name][0], int):
+            raise CheckpointError(f"{path}: {name} should be [b, {', '.join(map(str, shape))}], is {found.get(name)}")

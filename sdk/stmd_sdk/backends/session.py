@@ -1,0 +1,83 @@
+"""Opening an ONNX Runtime session without its silent fallbacks. Does not import PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError, DeviceError, MissingExtraError, requires_extra
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = ["check_flavours", "open_session"]
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+FLAVOURS = "onnxruntime", "onnxruntime-gpu"
+
+
+def check_flavours() -> None:
+    """Raise if both flavours of ONNX Runtime are installed: they share a folder and overwrite each other."""
+    if all(_installed(name) for name in FLAVOURS):
+        raise MissingExtraError(
+            "onnxruntime and onnxruntime-gpu are both installed and break each other; keep one: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'stmd-sdk[onnx]' (or 'stmd-sdk[onnx-gpu]')"
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def open_session(
+    path: Path, *, cuda: dict[str, str] | None = None, threads: int = 0
+) -> InferenceSession:
+    """A session on the CPU, or with ``cuda`` (the provider's options) on CUDA and on nothing else.
+
+    ``threads`` 0 leaves their number to the runtime. A CUDA provider that cannot start is an error here; the
+    runtime by itself would go on with the CPU.
+    """
+    check_flavours()
+    with requires_extra("onnx"):
+        import onnxruntime as ort  # noqa: PLC0415
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    if cuda is None:
+        providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+    else:
+        _check_cuda(ort.get_available_providers())
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = [(CUDA, cuda)]
+    try:
+        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # the runtime's exceptions share no base class but this one
+        if cuda is not None:
+            raise DeviceError(f"{path}: ONNX Runtime cannot run it on CUDA ({_line(error)})") from error
+        raise CheckpointError(f"{path}: ONNX Runtime cannot load it ({_line(error)})") from error
+    if cuda is not None and session.get_providers()[0] != CUDA:
+        raise DeviceError(
+            "ONNX Runtime could not start its CUDA provider and would fall back to the CPU; it needs an NVIDIA "
+            "driver, CUDA and cuDNN 9: see `stmd doctor`"
+        )
+    return session
+
+
+def _check_cuda(providers: list[str]) -> None:
+    if CUDA not in providers:
+        flavour = "onnxruntime" if importlib.util.find_spec("onnxruntime") else "no onnxruntime"
+        raise DeviceError(
+            f"CUDA was asked for, but the installed ONNX Runtime ({flavour}) has no CUDA provider: "
+            "pip uninstall -y onnxruntime && pip install 'stmd-sdk[onnx-gpu]'"
+        )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, without the runtime's source positions behind it."""
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,140 @@
+"""Distances between two samples: energy distance, sliced W2, maximum mean discrepancy, Fréchet distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import InvalidArgumentError
+from ..noise import Noise
+
+__all__ = ["distance_blocks", "energy_distance", "frechet_distance", "mmd", "sliced_w2"]
+
+BLOCK = 1024  # rows a side: a block of float32 distances stays in the cache
+BANDWIDTH_POINTS = 2000
+SLICES = 64  # projections at once
+
+
+def energy_distance(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], *, unbiased: bool = True) -> float:
+    """2 E‖X - Y‖ - E‖X - X'‖ - E‖Y - Y'‖ (Székely and Rizzo, 2013): zero only for equal distributions.
+
+    ``unbiased`` leaves the zero distance of a point to itself out of the means (a U-statistic, which can fall
+    below zero); without it the estimate is the distance of the empirical distributions (a V-statistic), whose
+    square root is SciPy's ``energy_distance`` in one dimension.
+    """
+    x, y = _points(x, y)
+    n, m = len(x), len(y)
+    off = 1 if unbiased else 0
+    if min(n, m) <= off:
+        raise InvalidArgumentError(f"an unbiased energy distance needs at least 2 points a side, got {n} and {m}")
+    cross = sum(float(block.sum()) for _, block in distance_blocks(x, y)) / (n * m)
+    return 2 * cross - _sum_within(x) / (n * (n - off)) - _sum_within(y) / (m * (m - off))
+
+
+def distance_blocks(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
+    """Distances of some rows of x to all of y, block by block: (rows, ‖x_i - y_j‖)."""
+    rows = max(1, BLOCK * BLOCK // len(y))
+    for start in range(0, len(x), rows):
+        yield slice(start, start + rows), torch.cdist(x[start : start + rows], y)
+
+
+def _sum_within(x: Float[Tensor, "n d"]) -> float:
+    """Σ_ij ‖x_i - x_j‖, each pair computed once and the diagonal exactly zero."""
+    total = 0.0
+    for start in range(0, len(x), BLOCK):
+        own = x[start : start + BLOCK]
+        total += float(torch.cdist(own, own).fill_diagonal_(0).sum())
+        later = x[start + BLOCK :]
+        if len(later):
+            total += 2 * sum(float(block.sum()) for _, block in distance_blocks(later, own))
+    return total
+
+
+def sliced_w2(x: Float[Tensor, "n *d"], y: Float[Tensor, "n *d"], noise: Noise) -> float:
+    """√ E_θ W2²(θᵀX, θᵀY) over one random direction θ for each key of ``noise`` (Bonneel et al., 2015).
+
+    W2 of equally many points on a line is the root mean square difference of the sorted points.
+    """
+    x, y = _points(x, y)
+    if len(x) != len(y):
+        raise InvalidArgumentError(f"sliced W2 compares equally many points, got {len(x)} and {len(y)}")
+    directions = torch.nn.functional.normalize(noise.normal(x.shape[1]), dim=1)
+    total = 0.0
+    for theta in directions.split(SLICES):
+        gap = (x @ theta.T).sort(dim=0).values - (y @ theta.T).sort(dim=0).values
+        total += float(gap.double().square().mean(dim=0).sum())
+    return math.sqrt(total / len(directions))
+
+
+def mmd(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], *, bandwidth: float | None = None) -> float:
+    """Unbiased MMD² with the kernel exp(-‖x - y‖² / (2 h²)) (Gretton et al., 2012); can fall below zero.
+
+    ``bandwidth`` h defaults to the median distance among the first 1000 points of each side.
+    """
+    x, y = _points(x, y)
+    n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise InvalidArgumentError(f"an unbiased MMD needs at least 2 points a side, got {n} and {m}")
+    if bandwidth is None:
+        bandwidth = float(torch.pdist(torch.cat([x[: BANDWIDTH_POINTS // 2], y[: BANDWIDTH_POINTS // 2]])).median())
+    if not bandwidth > 0:
+        raise InvalidArgumentError(f"bandwidth must be positive, got {bandwidth}; are all points equal?")
+
+    def kernel_sum(a: Tensor, b: Tensor) -> float:
+        return sum(float((block.square() / (-2 * bandwidth**2)).exp().sum()) for _, block in distance_blocks(a, b))
+
+    # The kernel of a point with itself is 1 and leaves the sum.
+    within = (kernel_sum(x, x) - n) / (n * (n - 1)) + (kernel_sum(y, y) - m) / (m * (m - 1))
+    return within - 2 * kernel_sum(x, y) / (n * m)
+
+
+def frechet_distance(
+    x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], features: Callable[[Tensor], Tensor] | None = None
+) -> float:
+    """‖μ_x - μ_y‖² + tr(C_x + C_y - 2 (C_x C_y)^½) of Gaussians fitted to features (Heusel et al., 2017).
+
+    ``features`` maps samples to vectors [b, f], a classifier's penultimate layer, say; None takes the samples
+    themselves. Each side needs more samples than features, or its covariance would be degenerate.
+    """
+    _points(x, y)
+    first, second = _features(x, features), _features(y, features)
+    for side in (first, second):
+        if len(side) <= side.shape[1]:
+            raise InvalidArgumentError(
+                f"{len(side)} samples make a degenerate covariance of {side.shape[1]} features: "
+                f"a Fréchet distance needs at least {side.shape[1] + 1} samples a side"
+            )
+    c_x, c_y = torch.cov(first.T).reshape(first.shape[1], -1), torch.cov(second.T).reshape(second.shape[1], -1)
+    eigenvalues, axes = torch.linalg.eigh(c_x)
+    root = axes * eigenvalues.clamp(min=0).sqrt() @ axes.T
+    # (C_x C_y)^½ has the eigenvalues of (C_x^½ C_y C_x^½)^½, which is symmetric.
+    cross = torch.linalg.eigvalsh(root @ c_y @ root).clamp(min=0).sqrt().sum()
+    gap = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
+    return float(gap + c_x.trace() + c_y.trace() - 2 * cross)
+
+
+def _features(x: Tensor, features: Callable[[Tensor], Tensor] | None) -> Tensor:
+    if features is None:
+        return x.flatten(1).double()
+    with torch.no_grad():
+        found = torch.cat([features(chunk) for chunk in x.split(BLOCK)])
+    if found.ndim != 2 or not bool(found.isfinite().all()):
+        raise InvalidArgumentError(f"features must be finite vectors [b, f], got shape {list(found.shape)}")
+    return found.double()
+
+
+def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both samples as rows of numbers about their common centre, checked."""
+    if x.shape[1:] != y.shape[1:] or x.ndim < 2 or len(x) == 0 or len(y) == 0:
+        raise InvalidArgumentError(f"two samples of one shape are needed, got {list(x.shape)} and {list(y.shape)}")
+    for side in (x, y):
+        if not bool(side.isfinite().all()):
+            raise InvalidArgumentError("a sample has values that are NaN or infinite")
+    x, y = x.flatten(1), y.flatten(1)
+    # Distances do not change, and float32 loses less when it squares small numbers.
+    centre = (x.mean(dim=0) + y.mean(dim=0)) / 2
+    return x - centre, y - centre
