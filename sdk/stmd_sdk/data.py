@@ -173,7 +173,10 @@ def _read_npz(path: Path) -> np.ndarray:
             file = np.lib.npyio.NpzFile(stream, allow_pickle=False)
             named = [name for name in ("images", "x") if name in file.files]
             if named or len(file.files) == 1:
-                return file[(named or file.files)[0]]
+                array = file[(named or file.files)[0]]
+                if not isinstance(array, np.ndarray):
+                    raise ValueError(f"{named or file.files} is no array")
+                return array
             names = ", ".join(file.files) or "none"
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(

@@ -27,7 +27,7 @@ def to_images(x: Float[Tensor, "n c h w"]) -> UInt8[np.ndarray, "n h w c"]:
 def grid(x: Float[Tensor, "n ..."], *, columns: int | None = None, scale: int | None = None) -> Image.Image:
     """Samples as one picture: images [n, c, h, w] tiled row by row, points [n, 2] as a density.
 
-    ``columns`` defaults to a square; ``scale`` enlarges each pixel, by default until an image is about 56 wide.
+    ``columns`` defaults to a square; ``scale`` enlarges each pixel, by default to some 56 an image.
     """
     if len(x) == 0:
         raise InvalidArgumentError("there are no samples to draw")

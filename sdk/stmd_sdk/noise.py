@@ -1,7 +1,7 @@
 """Noise: an immutable key for everything that is random.
 
 A key is (seed, sample indices, path). Drawing from it is pure: the same key gives the same numbers, whatever
-was drawn before, in whatever batch, on whatever device (up to the rounding of the device's logarithm and cosine).
+was drawn before, in whatever batch, on whatever device (up to the rounding of its logarithm and cosine).
 
 The paths of one sampling run are fixed once for all: x_1 uses ``fold(0)``; step k uses ``fold(2k - 1)`` for
 the posterior and ``fold(2k)`` for the bridge.
@@ -55,7 +55,9 @@ class Noise:
         if seed >= SEEDS:
             raise InvalidArgumentError(f"seed must be less than 2**64, got {seed}")
         if first + n > INDICES:
-            raise InvalidArgumentError(f"sample indices must be less than 2**32, got {first} to {first + n - 1}")
+            raise InvalidArgumentError(
+                f"sample indices must be less than 2**32, got {first} to {first + n - 1}"
+            )
         return cls(seed, torch.arange(first, first + n, device=device))
 
     def __len__(self) -> int:
@@ -73,8 +75,8 @@ class Noise:
     def draws(self, n: int) -> Noise:
         """``n`` independent keys of each sample, as rows [draw 0 of all samples, draw 1 of all, ...].
 
-        Draw 0 is this key itself, so one draw of many is the draw made alone. Of a key that has draws already it
-        makes draws of each: all rows differ again.
+        Draw 0 is this key itself, so one draw of many is the draw made alone. Of a key that has draws already
+        it makes draws of each: all rows differ again.
         """
         n = check_integer("n", n, 1)
         sample, earlier = self.indices % INDICES, self.indices // INDICES
@@ -107,7 +109,7 @@ class Noise:
         return self._rows(philox.normals(bits, xp), math.prod(shape)).float().reshape(len(self), *shape)
 
     def _bits(self, count: int) -> tuple[tuple[philox.Words, ...], Any]:
-        """Four arrays of words [b, blocks], and their library: NumPy on the CPU, faster there; else PyTorch."""
+        """Four arrays of words [b, blocks] and their library: NumPy on the CPU, faster there, or PyTorch."""
         blocks = -(-count // 4)
         if self.indices.is_cuda:
             block = torch.arange(blocks, device=self.indices.device)

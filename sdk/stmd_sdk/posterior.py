@@ -1,7 +1,8 @@
 """Posteriors: x_0 ~ p(x_0 | x_t), by STMD, by DDPM's point estimate and by Mean Flow.
 
 Two protocols are the whole of the architecture: a :class:`Network` maps arrays to arrays, a
-:class:`Posterior` draws x_0. Each posterior owns the packing of its network's input and shares it with its loss.
+:class:`Posterior` draws x_0. Each posterior owns the packing of its network's input and shares it with its
+loss.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol, final
+from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,18 +28,24 @@ Output = Literal["velocity", "clean"]
 TAU_FLOOR = 0.05
 
 
+@runtime_checkable  # for the checks of annotations in the tests
 class Network(Protocol):
     """The backend seam: a module, a compiled module, a graph, a session, an engine, or a lambda in a test."""
 
-    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+    def __call__(
+        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
+    ) -> Float[Tensor, "b c *d"]:
         """Evaluate the network on packed inputs and ``k`` times a sample."""
         ...
 
 
+@runtime_checkable
 class Posterior(Protocol):
     """x_0 ~ p(x_0 | x_t), one t a sample."""
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
+    ) -> Float[Tensor, "b *d"]:
         """Draw x_0 for each sample."""
         ...
 
@@ -53,8 +60,9 @@ def _velocity(output: Output, raw: Tensor, z: Tensor, tau: Tensor) -> Tensor:
 def _integrate(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
     """z_r = z_τ - (τ - r) u(z_τ, r, τ) from τ = 1 to 0 on a uniform grid of ``steps`` Mean Flow steps."""
     grid = torch.linspace(1, 0, steps + 1, device=z.device)
+    rows = z.shape[0]  # len() would freeze the batch of an exported graph
     for tau, r in pairwise(grid):
-        z = z - (tau - r) * velocity(z, r.expand(len(z)), tau.expand(len(z)))
+        z = z - (tau - r) * velocity(z, r.expand(rows), tau.expand(rows))
     return z
 
 
@@ -76,7 +84,9 @@ class STMDPosterior:
         raw = self.network(torch.cat([z, x_t], dim=1), torch.stack([tau, tau - r, t], dim=1))
         return _velocity(self.output, raw, z, tau)
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
+    ) -> Float[Tensor, "b *d"]:
         """Draw x_0 with ``mean_flow_steps`` evaluations of the network."""
         epsilon = noise.normal(*x_t.shape[1:])
         y = _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
@@ -100,7 +110,9 @@ class DDPMPosterior:
         """The network's estimate of the noise in x_t."""
         return self.network(x_t, t[:, None])
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
+    ) -> Float[Tensor, "b *d"]:
         """Estimate x_0; ``noise`` is not used."""
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
         x_0 = (x_t - sigma * self.epsilon(x_t, t)) / alpha
@@ -123,6 +135,8 @@ class MeanFlowPosterior:
         """The average velocity u(z, r, τ); times have shape [b]."""
         return _velocity(self.output, self.network(z, torch.stack([tau, tau - r], dim=1)), z, tau)
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
+    ) -> Float[Tensor, "b *d"]:
         """Map x_1 to x_0; ``noise`` is not used."""
         return _integrate(self.velocity, x_t, self.mean_flow_steps)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(what: str, total: int, unit: str, show: bool) -> Iterator[Callable[[], None]]:
+def progress_bar(what: str, total: int, unit: str, show: bool) -> Generator[Callable[[], None], None, None]:
     """A bar over ``total`` units; the value is a function that advances it by one."""
     columns = (
         TextColumn("{task.description}"),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .checkpoint import load_model, resolve_model
+from .checks import check_integer
 from .errors import CheckpointError, DeviceError, InvalidArgumentError
 from .noise import Noise, fresh_seed
 from .posterior import Network, Posterior
@@ -25,7 +26,7 @@ from .spec import ModelSpec
 __all__ = ["Sampler", "Steps", "resolve_device", "reverse_sde", "time_grid"]
 
 Steps = int | Sequence[float] | None
-"""Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None for the default."""
+"""Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None: the default."""
 
 BATCH = 256  # rows at once where the user gives no batch size
 logger = logging.getLogger("stmd_sdk")
@@ -33,11 +34,15 @@ logger = logging.getLogger("stmd_sdk")
 
 def time_grid(steps: int | Sequence[float]) -> list[float]:
     """Times from 1 to 0: N uniform steps, or the given grid once checked."""
-    if isinstance(steps, int):
-        if isinstance(steps, bool) or steps < 1:
-            raise InvalidArgumentError(f"inference_steps must be at least 1, got {steps}")
-        return [1 - k / steps for k in range(steps + 1)]
-    grid = [float(t) for t in steps]
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        count = check_integer("inference_steps", steps, 1)
+        return [1 - k / count for k in range(count + 1)]
+    try:
+        grid = [float(t) for t in steps]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"inference_steps must be a count or a grid of times, got {steps!r}"
+        ) from error
     if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
         raise InvalidArgumentError(f"a grid of times must begin with 1 and end with 0, got {grid}")
     if not all(t > s for t, s in pairwise(grid)):
@@ -54,7 +59,7 @@ def reverse_sde(
     """
     x_t = noise.fold(0).normal(*shape)
     for k, (t, s) in enumerate(pairwise(times), start=1):
-        t_rows, s_rows = x_t.new_full((len(x_t),), t), x_t.new_full((len(x_t),), s)
+        t_rows, s_rows = x_t.new_full((x_t.shape[0],), t), x_t.new_full((x_t.shape[0],), s)
         x_0 = posterior(x_t, t_rows, noise.fold(2 * k - 1))
         epsilon = noise.fold(2 * k).normal(*shape) if s > 0 else torch.zeros_like(x_t)
         x_t = schedule.bridge(x_0, x_t, t_rows, s_rows, epsilon)
@@ -83,19 +88,40 @@ class Sampler:
     ) -> Sampler:
         """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
 
+        The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, TensorRT for .engine.
         ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
         ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
         """
         path = resolve_model(name_or_path)
-        if path.suffix != ".safetensors":
-            raise CheckpointError(f"{path}: cannot load a {path.suffix or 'suffixless'} file; need .safetensors")
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-        chosen = resolve_device(device)
-        from .backends.torch import TorchNetwork  # noqa: PLC0415
+        if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
+            raise InvalidArgumentError(
+                f"the precision of {path} was fixed by stmd-export --precision; leave out dtype"
+            )
+        match path.suffix:
+            case ".safetensors":
+                from .backends.torch import TorchNetwork  # noqa: PLC0415
 
-        spec, module = load_model(path)
-        return cls(TorchNetwork(module, chosen, dtype), spec, chosen)
+                chosen = resolve_device(device)
+                spec, module = load_model(path)
+                return cls(TorchNetwork(module, chosen, dtype), spec, chosen)
+            case ".onnx":
+                from .backends.onnx import default_device, load_onnx  # noqa: PLC0415
+
+                chosen = default_device() if device is None else resolve_device(device)
+                spec, session = load_onnx(path, chosen)
+                return cls(session, spec, chosen)
+            case ".engine":
+                from .backends.tensorrt import load_engine  # noqa: PLC0415
+
+                spec, engine = load_engine(path, device)
+                return cls(engine, spec, engine.device)
+            case _:
+                raise CheckpointError(
+                    f"{path}: cannot load a {path.suffix or 'suffixless'} file, "
+                    "only .safetensors, .onnx or .engine"
+                )
 
     def sample(
         self,
@@ -110,22 +136,22 @@ class Sampler:
     ) -> Float[Tensor, "n *d"]:
         """Draw samples ``first`` to ``first + n - 1`` of ``seed``: float32 on the device, images in [-1, 1].
 
-        Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``. With ``inference_steps`` N
-        and ``mean_flow_steps`` M it costs N x M network evaluations a sample.
+        Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``, up to the rounding of the
+        network's sums, which depends on the batch. With ``inference_steps`` N and ``mean_flow_steps`` M it
+        costs N x M network evaluations a sample. A ``Noise`` as seed names its samples itself.
         """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
+        size = BATCH if batch_size is None else check_integer("batch_size", batch_size, 1)
         noise = self._noise(seed, n, first)
-        size = min(n, BATCH) if batch_size is None else batch_size
-        if size < 1:
-            raise InvalidArgumentError(f"batch_size must be at least 1, got {batch_size}")
+        n = len(noise)
         chunks: list[Tensor] = []
         with progress_bar("sampling", math.ceil(n / size) * (len(times) - 1), "step", progress) as advance:
             for start in range(0, n, size):
                 rows = noise[start : start + size]
-                x_t = torch.empty(0)
-                for _, x_t, _ in reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, rows):
+                for t, x_t, _ in reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, rows):
                     advance()
-                chunks.append(self.spec.codec.decode(x_t))
+                    if t == 0:
+                        chunks.append(self.spec.codec.decode(x_t))
         return torch.cat(chunks)
 
     def trajectory(
@@ -137,7 +163,10 @@ class Sampler:
         seed: int | Noise | None = None,
         first: int = 0,
     ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:
-        """Yield (t, x_t, x_0) as sampling goes: where the path is, and the draw of x_0 that led there."""
+        """Yield (t, x_t, x_0) as sampling goes: where the path is, and the draw of x_0 that led there.
+
+        Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
+        """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, self._noise(seed, n, first))
 
@@ -171,43 +200,52 @@ class Sampler:
         mean_flow_steps: int = 1,
         seed: int | Noise | None = None,
     ) -> Float[Tensor, "draws b *d"]:
-        """``draws`` independent draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded)."""
+        """``draws`` draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded).
+
+        STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal.
+        """
         x_t, t = self._state(x_t, t)
-        if draws < 1:
-            raise InvalidArgumentError(f"draws must be at least 1, got {draws}")
+        draws = check_integer("draws", draws, 1)
         noise = self._noise(seed, len(x_t), 0).fold(1).draws(draws)
         posterior = self._posterior(mean_flow_steps)
         x_t, t = x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws)
-        chunks = [posterior(x_t[i : i + BATCH], t[i : i + BATCH], noise[i : i + BATCH]) for i in range(0, len(t), BATCH)]
-        return torch.cat(chunks).unflatten(0, (draws, -1))
+        chunks = [slice(start, start + BATCH) for start in range(0, len(t), BATCH)]
+        x_0 = torch.cat([posterior(x_t[rows], t[rows], noise[rows]) for rows in chunks])
+        return x_0.reshape(draws, -1, *self.spec.shape)
 
     def _prepare(self, inference_steps: Steps, mean_flow_steps: int) -> tuple[list[float], Posterior]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
         if self.spec.objective == "meanflow" and len(times) != 2:
-            raise InvalidArgumentError("Mean Flow maps x_1 to x_0 and knows t = 1 only: inference_steps must be 1")
+            raise InvalidArgumentError("Mean Flow knows t = 1 only: inference_steps must be 1")
         return times, self._posterior(mean_flow_steps)
 
     def _posterior(self, mean_flow_steps: int) -> Posterior:
-        if mean_flow_steps < 1:
-            raise InvalidArgumentError(f"mean_flow_steps must be at least 1, got {mean_flow_steps}")
+        mean_flow_steps = check_integer("mean_flow_steps", mean_flow_steps, 1)
         if self.spec.objective == "ddpm" and mean_flow_steps != 1:
             raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
         return self.spec.build_posterior(self.network, mean_flow_steps)
 
     def _noise(self, seed: int | Noise | None, n: int, first: int) -> Noise:
         if isinstance(seed, Noise):
-            if len(seed) != n:
+            if len(seed) != check_integer("n", n, 1):
                 raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
+            if first != 0:
+                raise InvalidArgumentError(
+                    "first goes with an integer seed; a Noise names its samples itself"
+                )
             return seed.to(self.device)
         if seed is None:
             seed = fresh_seed()
             logger.info("drawing with fresh seed %d", seed)
         return Noise.of(seed, n, first=first, device=self.device)
 
-    def _state(self, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+    def _state(self, x_t: Any, t: Any) -> tuple[Tensor, Tensor]:
         """Check x_t and t once, at the public border."""
+        if not isinstance(x_t, Tensor):
+            raise InvalidArgumentError(f"x_t must be a torch.Tensor, got a {type(x_t).__name__}")
         if x_t.shape[1:] != self.spec.shape or len(x_t) == 0:
-            raise InvalidArgumentError(f"x_t must have shape [b, {', '.join(map(str, self.spec.shape))}], got {list(x_t.shape)}")
+            shape = ", ".join(map(str, self.spec.shape))
+            raise InvalidArgumentError(f"x_t must have shape [b, {shape}] with b >= 1, got {list(x_t.shape)}")
         if x_t.dtype != torch.float32:
             raise InvalidArgumentError(f"x_t must be float32, got {x_t.dtype}")
         if x_t.device.type != self.device.type:
@@ -222,22 +260,33 @@ class Sampler:
         return x_t, t
 
 
-def _times(t: float | Tensor, n: int, device: torch.device) -> Tensor:
-    rows = torch.as_tensor(t, dtype=torch.float32, device=device)
+def _times(t: Any, n: int, device: torch.device) -> Tensor:
+    try:
+        rows = torch.as_tensor(t, dtype=torch.float32, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], got {t!r}") from error
     if rows.ndim > 1 or (rows.ndim == 1 and len(rows) != n):
-        raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], got {list(rows.shape)}")
+        raise InvalidArgumentError(
+            f"times must be a number or a tensor of shape [{n}], not {list(rows.shape)}"
+        )
     return rows.expand(n)
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:
-    """The device asked for, or CUDA where there is one; DeviceError if it is absent."""
+    """The CPU or CUDA device asked for, or CUDA where there is one; DeviceError if it is absent."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise DeviceError(f"no such device: {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device must be cpu or cuda, got {device!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         built = "this PyTorch is a CPU build" if torch.version.cuda is None else "no CUDA device is visible"
         raise DeviceError(f"CUDA was asked for, but {built}")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"{device!r} was asked for, but only {torch.cuda.device_count()} CUDA devices are visible"
+        )
     return chosen

@@ -33,7 +33,8 @@ class ModelSpec:
     """What a network is and what its output means.
 
     ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean
-    square of the network's data about zero, σ_d. ``training`` holds facts for people: data, steps, seconds, commit.
+    square of the network's data about zero, σ_d. ``training`` holds facts for people: data, steps, seconds,
+    commit.
     """
 
     name: str
@@ -54,9 +55,13 @@ class ModelSpec:
         if not 0 < self.sigma_data < math.inf:
             raise InvalidArgumentError(f"sigma_data: must be positive and finite, got {self.sigma_data}")
         if self.objective != "stmd" and self.target != "x0":
-            raise InvalidArgumentError(f"target: only objective 'stmd' has a target other than x0, not {self.objective!r}")
+            raise InvalidArgumentError(
+                f"target: only objective 'stmd' has a target other than x0, not {self.objective!r}"
+            )
         if self.objective == "ddpm" and self.output != "velocity":
-            raise InvalidArgumentError("output: a DDPM network predicts the noise; output must stay 'velocity'")
+            raise InvalidArgumentError(
+                "output: a DDPM network predicts the noise; output must stay 'velocity'"
+            )
 
     @property
     def default_inference_steps(self) -> int:

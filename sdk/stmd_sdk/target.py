@@ -25,7 +25,9 @@ class AbstractTarget(ABC):
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """(c_skip, c_out) at t."""
 
-    def encode(self, x_0: Float[Tensor, "b *d"], x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"]) -> Tensor:
+    def encode(
+        self, x_0: Float[Tensor, "b *d"], x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"]
+    ) -> Tensor:
         """y of x_0."""
         c_skip, c_out = self.coefficients(t)
         return (x_0 - expand(c_skip, x_t) * x_t) / expand(c_out, x_0)
@@ -51,9 +53,9 @@ class X0Target(AbstractTarget):
 class ResidualTarget(AbstractTarget):
     """y = (x_0 - c_skip x_t) / c_out with the posterior mean and deviation of data N(0, σ_d² I).
 
-    c_skip = α_t σ_d² / (α_t² σ_d² + σ_t²) and c_out = σ_t σ_d / √(α_t² σ_d² + σ_t²). y has about unit variance
-    at every t, and the error of a draw shrinks with σ_t, so that more steps refine instead of adding up errors.
-    The same coefficients as EDM's preconditioning (Karras et al., 2022), here for a generated target.
+    c_skip = α_t σ_d² / (α_t² σ_d² + σ_t²) and c_out = σ_t σ_d / √(α_t² σ_d² + σ_t²). y has about unit
+    variance at every t, and the error of a draw shrinks with σ_t, so that more steps refine instead of adding
+    up errors. The same coefficients as EDM's preconditioning (Karras et al., 2022), for a generated target.
     """
 
     schedule: VPSchedule

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import struct
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from stmd_sdk.data import ArrayData, load_data
 from stmd_sdk.errors import DataError, InvalidArgumentError, MissingExtraError
 from stmd_sdk.evaluation.mixtures import GaussianMixture
@@ -137,6 +139,10 @@ def test_unfit_npz_files_are_named(tmp_path, case):
 
 
 def test_damaged_npz_files_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("x", "not an array")
+    with pytest.raises(DataError, match=r"text\.npz: cannot be read"):
+        load_data(tmp_path / "text.npz")
     np.savez(tmp_path / "whole.npz", x=COLOUR)
     content = bytearray((tmp_path / "whole.npz").read_bytes())
     content[len(content) // 2] ^= 1

@@ -41,6 +41,7 @@ class Recipe:
     output: Output = "velocity"
     flow: FlowLoss = field(default_factory=FlowLoss)
     energy_score: float = 0.0
+    t_power: float = 1.0
     steps: int = 150_000
     batch_size: int = 64
     learning_rate: float = 5e-4
@@ -55,7 +56,7 @@ class Recipe:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "checkpoint_every", "sample_every", "log_every")
+        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "t_power", "checkpoint_every", "sample_every", "log_every")
         for key in positive:
             if not getattr(self, key) > 0:
                 raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
@@ -85,7 +86,7 @@ class Recipe:
         """The training loss of the objective."""
         match self.objective:
             case "stmd":
-                return STMDLoss(self.schedule, spec.build_target(), self.output, self.flow, self.energy_score)
+                return STMDLoss(self.schedule, spec.build_target(), self.output, self.flow, self.energy_score, self.t_power)
             case "meanflow":
                 return MeanFlowLoss(self.output, self.flow)
             case "ddpm":

@@ -12,12 +12,12 @@ from torch import Tensor
 from ..artefact import read_onnx
 from ..errors import CheckpointError, InvalidArgumentError
 from ..spec import ModelSpec
-from .session import open_session
+from .session import has_cuda_provider, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["OnnxNetwork", "load_onnx", "onnx_default_device"]
+__all__ = ["OnnxNetwork", "bind", "default_device", "load_onnx"]
 
 
 @final
@@ -54,21 +54,19 @@ def bind(session: InferenceSession, inputs: dict[str, Tensor], outputs: dict[str
 
     The tensors must be contiguous float32 on the session's device. Returns when the outputs are written.
     """
-    from onnxruntime.capi.onnxruntime_pybind11_state import OrtValue  # noqa: PLC0415
+    from onnxruntime import OrtValue  # noqa: PLC0415
 
     binding = session.io_binding()
     for name, tensor in inputs.items():
-        binding._iobinding.bind_ortvalue_input(name, OrtValue.from_dlpack(tensor.__dlpack__(), False))
+        binding.bind_ortvalue_input(name, OrtValue.from_dlpack(tensor))
     for name, tensor in outputs.items():
-        binding._iobinding.bind_ortvalue_output(name, OrtValue.from_dlpack(tensor.__dlpack__(), False))
+        binding.bind_ortvalue_output(name, OrtValue.from_dlpack(tensor))
     session.run_with_iobinding(binding)
 
 
-def onnx_default_device() -> torch.device:
+def default_device() -> torch.device:
     """CUDA where both PyTorch and ONNX Runtime have it, else the CPU."""
-    from .session import cuda_available  # noqa: PLC0415
-
-    return torch.device("cuda" if torch.cuda.is_available() and cuda_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() and has_cuda_provider() else "cpu")
 
 
 def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from ..errors import CheckpointError, DeviceError, MissingExtraError, requires_e
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["check_flavours", "open_session"]
+__all__ = ["check_flavours", "has_cuda_provider", "open_session"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FLAVOURS = "onnxruntime", "onnxruntime-gpu"
@@ -52,7 +51,11 @@ def open_session(
     if cuda is None:
         providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     else:
-        _check_cuda(ort.get_available_providers())
+        if not has_cuda_provider():
+            raise DeviceError(
+                "CUDA was asked for, but the installed onnxruntime has no CUDA provider: "
+                "pip uninstall -y onnxruntime && pip install 'stmd-sdk[onnx-gpu]'"
+            )
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = [(CUDA, cuda)]
     try:
@@ -69,13 +72,11 @@ def open_session(
     return session
 
 
-def _check_cuda(providers: list[str]) -> None:
-    if CUDA not in providers:
-        flavour = "onnxruntime" if importlib.util.find_spec("onnxruntime") else "no onnxruntime"
-        raise DeviceError(
-            f"CUDA was asked for, but the installed ONNX Runtime ({flavour}) has no CUDA provider: "
-            "pip uninstall -y onnxruntime && pip install 'stmd-sdk[onnx-gpu]'"
-        )
+def has_cuda_provider() -> bool:
+    """Whether the installed ONNX Runtime was built with CUDA; that it can start there is another matter."""
+    with requires_extra("onnx"):
+        import onnxruntime as ort  # noqa: PLC0415
+    return CUDA in ort.get_available_providers()
 
 
 def _line(error: Exception) -> str:

@@ -80,12 +80,12 @@ class GaussianMixture:
         object.__setattr__(self, "means", self.means.double())
         object.__setattr__(self, "covariances", self.covariances.double())
         eigenvalues = self.components.eigenvalues
-        bad = (eigenvalues[:, 0] <= DEGENERATE * eigenvalues[:, -1]).nonzero().flatten().tolist()
-        if bad:
-            raise InvalidArgumentError(
-                f"degenerate covariance of component {bad[0]}: its eigenvalues must be positive, "
-                f"they go from {float(eigenvalues[bad[0], 0]):g} to {float(eigenvalues[bad[0], -1]):g}"
-            )
+        for j, (smallest, largest) in enumerate(eigenvalues[:, [0, -1]].tolist()):
+            if smallest <= DEGENERATE * largest:
+                raise InvalidArgumentError(
+                    f"degenerate covariance of component {j}: its eigenvalues must be positive, "
+                    f"they go from {smallest:g} to {largest:g}"
+                )
 
     @classmethod
     def isotropic(
@@ -246,9 +246,9 @@ def mixture(name: str) -> GaussianMixture:
 
     - ``mixture2d``: eight equal modes on a circle of radius 1.4, the first at angle 0, deviation 0.15.
     - ``mixture3``: means (-3, -3), (0, 0), (3, 3), covariance ½ I, equal weights.
-    - ``mixture8``: 25 modes in 8-D, equal weights, deviation 0.25; the means are the grid {-2, -1, 0, 1, 2}² in
-      the first two coordinates and 0 in the others.
-    - ``mixture64``: 20 full covariances fitted to the 8×8 digits. Its stored parameters, float32, are those of
+    - ``mixture8``: 25 modes in 8-D, equal weights, deviation 0.25; the first two coordinates of the means
+      form the grid {-2, -1, 0, 1, 2}², the others are 0.
+    - ``mixture64``: 20 full covariances fitted to the 8×8 digits; its parameters, stored as float32, are of
       ``sklearn.mixture.GaussianMixture(20, covariance_type="full", reg_covar=5e-3, random_state=0)
       .fit(load_digits().data / 8 - 1)`` with scikit-learn 1.9.1.
     """

@@ -22,6 +22,7 @@ __all__ = [
     "bridge_quantile",
     "chi_square_p_value",
     "combined_p_value",
+    "estimate",
     "holm",
     "mean_estimate",
     "normal_p_value",
@@ -35,17 +36,23 @@ BRIDGES = 2**17  # simulated null draws; the smallest p-value they give is 8e-6
 @final
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo estimate and its standard error."""
+    """A Monte Carlo estimate, its standard error, and the half-width of its 95 % band."""
 
     value: float
     error: float
+    band: float
+
+
+def estimate(value: float, error: float) -> Estimate:
+    """An estimate with a normal error: its band is 1.96 standard errors."""
+    return Estimate(value, error, NORMAL_95 * error)
 
 
 def mean_estimate(values: Float[Tensor, " n"]) -> Estimate:
     """The mean of independent values and its standard error s/√n."""
     _several(len(values))
     values = values.double()
-    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+    return estimate(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
 
 
 def ratio_estimate(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"]) -> Estimate:
@@ -54,7 +61,7 @@ def ratio_estimate(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " 
     a, b = numerator.double(), denominator.double()
     ratio = a.mean() / b.mean()
     error = (a - ratio * b).std() / (b.mean().abs() * math.sqrt(len(a)))
-    return Estimate(float(ratio), float(error))
+    return estimate(float(ratio), float(error))
 
 
 def normal_p_value(z: float, *, one_sided: bool = False) -> float:

@@ -13,8 +13,8 @@ __all__ = ["PRESETS", "DiTConfig", "MLPConfig", "NetworkConfig", "UNetConfig", "
 def build_network(
     config: NetworkConfig, *, in_channels: int, out_channels: int, times: int, size: tuple[int, ...]
 ) -> nn.Module:
-    """A freshly initialised network of ``config``; ``size`` is the spatial shape of its input, () for vectors."""
-    _check(config, size)
+    """A freshly initialised network; ``size`` is the spatial shape of its input, () for vectors."""
+    _check_size(config, size)
     match config:
         case UNetConfig():
             from .unet import UNet  # noqa: PLC0415  diffusers takes seconds to import
@@ -30,20 +30,18 @@ def build_network(
             return ResidualMLP(config, in_channels, out_channels, times)
 
 
-def _check(config: NetworkConfig, size: tuple[int, ...]) -> None:
+def _check_size(config: NetworkConfig, size: tuple[int, ...]) -> None:
     if isinstance(config, MLPConfig):
         if size:
             raise InvalidArgumentError(f"an MLP takes vectors, not images of {'x'.join(map(str, size))}")
         return
     if len(size) != 2:
-        raise InvalidArgumentError(f"a {config.kind} takes images [b, c, h, w], not data of spatial shape {size}")
+        raise InvalidArgumentError(
+            f"a {config.kind} takes images [b, c, h, w], not data of spatial shape {size}"
+        )
     levels = len(config.channels) if isinstance(config, UNetConfig) else 1
     multiple = config.patch_size * 2 ** (levels - 1)
     if any(side % multiple for side in size):
         raise InvalidArgumentError(
             f"this {config.kind} needs height and width divisible by {multiple}, got {size[0]}x{size[1]}"
         )
-    if isinstance(config, UNetConfig) and any(width % config.groups for width in config.channels):
-        raise InvalidArgumentError(f"groups = {config.groups} must divide every entry of channels {config.channels}")
-    if isinstance(config, DiTConfig) and (config.width % config.heads or config.width % 4):
-        raise InvalidArgumentError(f"width {config.width} must be divisible by heads = {config.heads} and by 4")

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from ..checks import check_integer
+from ..errors import InvalidArgumentError
+
 __all__ = ["DiTConfig", "MLPConfig", "NetworkConfig", "UNetConfig"]
+
+
+def _check_sizes(config: UNetConfig | DiTConfig | MLPConfig) -> None:
+    for field in fields(config):
+        value: object = getattr(config, field.name)
+        if isinstance(value, int):
+            check_integer(field.name, value, 0 if field.name == "downsample_padding" else 1)
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,21 @@ class UNetConfig:
     embedding_width: int = 256
     kind: Literal["unet"] = "unet"
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        if not self.channels:
+            raise InvalidArgumentError("channels: must have an entry for each level")
+        for width in self.channels:
+            if width < 8 or width % self.groups:
+                raise InvalidArgumentError(
+                    f"channels: need multiples of groups = {self.groups}, at least 8, not {width}"
+                )
+        for level in self.attention:
+            if not 0 <= level < len(self.channels):
+                raise InvalidArgumentError(
+                    f"attention: levels are 0 to {len(self.channels) - 1}, got {level}"
+                )
+
 
 @dataclass(frozen=True)
 class DiTConfig:
@@ -36,14 +61,25 @@ class DiTConfig:
     patch_size: int = 2
     kind: Literal["dit"] = "dit"
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        if self.width % self.heads or self.width % 4:
+            raise InvalidArgumentError(
+                f"width: {self.width} is not divisible by heads = {self.heads} and by 4"
+            )
+
 
 @dataclass(frozen=True)
 class MLPConfig:
     """A residual multilayer perceptron for vectors."""
 
     width: int = 256
-    depth: int = 4
+    depth: int = 3
+    embedding_width: int = 64
     kind: Literal["mlp"] = "mlp"
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
 
 
 NetworkConfig = UNetConfig | DiTConfig | MLPConfig

@@ -14,10 +14,11 @@ __all__ = ["DiT"]
 
 def positions(rows: int, columns: int, width: int) -> Float[Tensor, "tokens width"]:
     """Sinusoidal positions of a grid: half of the width for the row, half for the column."""
-    frequency = 10_000.0 ** -torch.linspace(0, 1, width // 4 + 1)[:-1]
+    # On the CPU even where the weights are built on the meta device: no file brings the positions.
+    frequency = 10_000.0 ** -torch.linspace(0, 1, width // 4 + 1, device="cpu")[:-1]
 
     def axis(count: int) -> Tensor:
-        angle = torch.arange(count)[:, None] * frequency
+        angle = torch.arange(count, device="cpu")[:, None] * frequency
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
     row = axis(rows)[:, None].expand(-1, columns, -1)
@@ -90,7 +91,9 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]
+    ) -> Float[Tensor, "b c h w"]:
         """Evaluate the network."""
         folded = self.fold(x)
         embedding = nn.functional.silu(self.embed(times))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,9 +9,15 @@ from torch import Tensor, nn
 __all__ = ["TimesEmbedding"]
 
 FEATURES = 128
-# Angular frequencies: from a nearly linear feature to one that tells t = 0.01 from t = 0. Much higher ones would
-# only amplify the time derivative that Mean Flow training takes.
-FREQUENCY_MIN, FREQUENCY_MAX = 0.5, 64.0
+
+
+def frequencies(like: Tensor) -> Tensor:
+    """Angular frequencies from ½ to 64, nine to an octave.
+
+    From a nearly linear feature to one that tells t = 0.01 from t = 0; much higher ones would only amplify
+    the time derivative that Mean Flow training takes.
+    """
+    return torch.exp2(torch.arange(FEATURES // 2, dtype=like.dtype, device=like.device) / 9 - 1)
 
 
 class ResidualBlock(nn.Module):
@@ -35,14 +39,14 @@ class TimesEmbedding(nn.Module):
 
     def __init__(self, times: int, hidden: int, width: int) -> None:
         super().__init__()
-        frequencies = torch.logspace(math.log10(FREQUENCY_MIN), math.log10(FREQUENCY_MAX), FEATURES // 2)
-        self.register_buffer("frequencies", frequencies, persistent=False)
         self.enter = nn.Linear(times * FEATURES, hidden)
         self.blocks = nn.Sequential(ResidualBlock(hidden), ResidualBlock(hidden))
         self.leave = nn.Linear(hidden, width)
 
     def forward(self, times: Float[Tensor, "b k"]) -> Float[Tensor, "b width"]:
-        """Embed the times; the features are float32 whatever the dtype of the weights."""
-        angles = times.float()[:, :, None] * self.get_buffer("frequencies").float()
+        """Embed the times; the features are float32 at least, whatever the dtype of the weights."""
+        # No buffer: a cast of the module to bfloat16 would round the frequencies, hence the angles by 0.1.
+        times = times.to(torch.promote_types(times.dtype, torch.float32))
+        angles = times[:, :, None] * frequencies(times)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
         return self.leave(self.blocks(self.enter(features.to(self.enter.weight.dtype))))

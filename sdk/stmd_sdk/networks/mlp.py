@@ -11,19 +11,23 @@ from .embedding import TimesEmbedding
 __all__ = ["ResidualMLP"]
 
 
+def rms_norm(h: Tensor) -> Tensor:
+    """h over its root mean square, in plain operations: they are forward-mode safe and fast there."""
+    return h * (h.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
 class Block(nn.Module):
     """h + W2 silu(W1 norm(h) + E embedding)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, embedding_width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
         self.first = nn.Linear(width, width)
-        self.times = nn.Linear(width, width)
+        self.times = nn.Linear(embedding_width, width)
         self.second = nn.Linear(width, width)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        """[b, width] and [b, width] to [b, width]."""
-        return h + self.second(nn.functional.silu(self.first(self.norm(h)) + self.times(embedding)))
+        """[b, width] and [b, embedding_width] to [b, width]."""
+        return h + self.second(nn.functional.silu(self.first(rms_norm(h)) + self.times(embedding)))
 
 
 class ResidualMLP(nn.Module):
@@ -31,9 +35,9 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, config: MLPConfig, in_channels: int, out_channels: int, times: int) -> None:
         super().__init__()
-        self.embed = TimesEmbedding(times, config.width, config.width)
+        self.embed = TimesEmbedding(times, config.embedding_width, config.embedding_width)
         self.enter = nn.Linear(in_channels, config.width)
-        self.blocks = nn.ModuleList(Block(config.width) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config.width, config.embedding_width) for _ in range(config.depth))
         self.leave = nn.Linear(config.width, out_channels)
 
     def forward(self, x: Float[Tensor, "b c_in"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c"]:

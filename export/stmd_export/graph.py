@@ -1,0 +1,160 @@
+"""From PyTorch modules to ONNX graphs: the network, and the whole sampler around it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from stmd_sdk.errors import requires_extra
+from stmd_sdk.spec import ModelSpec
+
+from .errors import ExportError
+from .whole import PLACEHOLDER, WholeModule
+
+with requires_extra("export"):
+    import onnx
+    import onnxscript  # noqa: F401  torch.onnx.export needs it
+
+__all__ = ["OPSET", "OPSET_BF16", "trace_network", "trace_sampler"]
+
+# 21 is the first opset with a native GroupNormalization; 23's Attention operator fails in TensorRT-RTX.
+OPSET = 21
+# Conv takes bfloat16 from opset 22 on.
+OPSET_BF16 = 22
+
+# An example batch of 1 would be frozen into the graph.
+EXAMPLE_BATCH = 2
+
+
+def trace_network(spec: ModelSpec, module: nn.Module, opset: int = OPSET) -> onnx.ModelProto:
+    """The graph x [b, c_in, ...], times [b, k] → u [b, c, ...] with a free batch b."""
+    x = torch.zeros(EXAMPLE_BATCH, spec.in_channels, *spec.shape[1:])
+    times = torch.full((EXAMPLE_BATCH, spec.times), 0.5)
+    model = _traced(module, (x, times), opset, batch_axis=0, inputs=["x", "times"], output="u")
+    _check_shapes(model, {"x": ["b", *x.shape[1:]], "times": ["b", spec.times], "u": ["b", *spec.shape]})
+    return model
+
+
+def trace_sampler(
+    spec: ModelSpec, network: onnx.ModelProto, times: tuple[float, ...], mean_flow_steps: int
+) -> onnx.ModelProto:
+    """The graph noise [2N, b, ...] → samples [b, ...]: the SDK's own loop around N x M copies of ``network``.
+
+    The loop is traced with a placeholder for the network, which takes seconds whatever N and M; then each
+    placeholder is replaced by the network's nodes. The weights are shared.
+    """
+    steps = len(times) - 1
+    noise = torch.zeros(2 * steps, EXAMPLE_BATCH, *spec.shape)
+    module = WholeModule(spec, times, mean_flow_steps)
+    opset = network.opset_import[0].version
+    loop = _traced(module, (noise,), opset, batch_axis=1, inputs=["noise"], output="samples")
+    model = _inlined(loop, network)
+    _check_shapes(model, {"noise": [2 * steps, "b", *spec.shape], "samples": ["b", *spec.shape]})
+    return model
+
+
+def _traced(
+    module: nn.Module, example: tuple[Tensor, ...], opset: int, *, batch_axis: int, inputs: list[str], output: str
+) -> onnx.ModelProto:
+    batch = torch.export.Dim("b", min=1, max=2**20)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                example,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=tuple({batch_axis: batch} for _ in example),
+                input_names=inputs,
+                output_names=[output],
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors share no base class but this one
+        raise ExportError(f"PyTorch cannot export this network to ONNX: {_cause(error)}") from error
+    if program is None:
+        raise ExportError("PyTorch's ONNX exporter returned nothing")
+    return _tidy(program.model_proto)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's remarks on its own internals; what fails raises."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the innermost cause: the exporter wraps what went wrong several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Strip the stack traces and other remarks, which are most of a file."""
+    graph = model.graph
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output, graph, model):
+        del item.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+    del graph.value_info[:]
+    model.producer_name, graph.name = "stmd-sdk", "main"
+    return model
+
+
+def _inlined(loop: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace each placeholder in ``loop`` by the nodes of ``network``, its weights held once."""
+    shared = {tensor.name: f"network/{tensor.name}" for tensor in network.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    count = 0
+    for node in loop.graph.node:
+        if node.domain != PLACEHOLDER.partition("::")[0]:
+            nodes.append(node)
+            continue
+        borders = dict(zip((value.name for value in network.graph.input), node.input, strict=True))
+        borders |= dict(zip((value.name for value in network.graph.output), node.output, strict=True))
+        nodes.extend(_renamed(network, {**shared, **borders}, f"evaluation{count}/"))
+        count += 1
+    model = copy.deepcopy(loop)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for tensor in network.graph.initializer:
+        model.graph.initializer.add().CopyFrom(tensor)
+        model.graph.initializer[-1].name = shared[tensor.name]
+    del model.opset_import[:]
+    model.opset_import.extend(network.opset_import)
+    return model
+
+
+def _renamed(network: onnx.ModelProto, names: dict[str, str], prefix: str) -> Iterator[onnx.NodeProto]:
+    for node in network.graph.node:
+        copied = onnx.NodeProto()
+        copied.CopyFrom(node)
+        copied.name = prefix + node.name
+        # An empty name is an input that is left out.
+        copied.input[:] = [name and names.get(name, prefix + name) for name in node.input]
+        copied.output[:] = [name and names.get(name, prefix + name) for name in node.output]
+        yield copied
+
+
+def _check_shapes(model: onnx.ModelProto, expected: dict[str, list[int | str]]) -> None:
+    """The exporter can "succeed" with a frozen batch: the graph must say what was meant."""
+    for value in (*model.graph.input, *model.graph.output):
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if dims != expected.get(value.name):
+            raise ExportError(f"the exported graph has {value.name} {dims}, not {expected.get(value.name)}")

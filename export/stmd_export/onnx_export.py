@@ -1,0 +1,197 @@
+"""A checkpoint to a proven ONNX file: the one-step network, or the whole sampler."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stmd_sdk.artefact import Artefact, Precision, sealed
+from stmd_sdk.backends.onnx import load_onnx
+from stmd_sdk.backends.session import open_session
+from stmd_sdk.backends.tensorrt import BatchProfile
+from stmd_sdk.backends.torch import TorchNetwork
+from stmd_sdk.checkpoint import load_model, resolve_model
+from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extra
+from stmd_sdk.posterior import Network
+from stmd_sdk.sampler import Sampler, time_grid
+from stmd_sdk.spec import ModelSpec
+
+from .graph import OPSET, OPSET_BF16, trace_network, trace_sampler
+from .parity import Parity, network_parity, sampler_parity
+from .precision import check_precision, lowered, precision_found
+from .staging import staged
+
+with requires_extra("export"):
+    import onnx
+
+__all__ = ["Say", "Whole", "export_onnx", "report_path", "versions"]
+
+Say = Callable[[str], None]
+"""What progress is told to."""
+
+# A protobuf message ends at 2 GiB; the weights of larger models go beside the file.
+INLINE_BYTES = 2**31 - 2**24
+CPU = torch.device("cpu")
+
+
+@final
+@dataclass(frozen=True)
+class Whole:
+    """The whole sampler: N inference steps of M Mean Flow steps each."""
+
+    inference_steps: int
+    mean_flow_steps: int = 1
+
+
+def export_onnx(
+    model: str | Path,
+    out: Path,
+    *,
+    whole: Whole | None = None,
+    precision: Precision = "fp32",
+    batch: BatchProfile = BatchProfile(),  # noqa: B008  frozen
+    say: Say = lambda _: None,
+) -> Path:
+    """Export a checkpoint (a bundled name or a .safetensors file) into the folder ``out``; returns the .onnx file.
+
+    The graph is compared with the trained network before the file appears, and :class:`ParityError` leaves
+    nothing. The report is in the JSON beside it.
+    """
+    started = time.monotonic()
+    path = resolve_model(model)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")
+    spec, module = load_model(path)
+    trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
+    times = _checked_times(trained, whole)
+    say("tracing the network")
+    cast = lowered(module.to(memory_format=torch.contiguous_format), precision)
+    graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
+    if whole is not None:
+        say(f"unrolling {whole.inference_steps} steps of the sampler")
+        graph = trace_sampler(spec, graph, times, whole.mean_flow_steps)
+    check_precision(graph, precision)
+    artefact = Artefact(
+        kind="network" if whole is None else "sampler",
+        precision=precision,
+        opset=graph.opset_import[0].version,
+        weights=hashlib.sha256(path.read_bytes()).hexdigest(),
+        times=times,
+        mean_flow_steps=0 if whole is None else whole.mean_flow_steps,
+    )
+    found = precision_found(graph)
+    with staged(out) as folder:
+        file = folder / _file_name(spec, whole, precision)
+        _write(graph, file, spec, artefact)
+        say("comparing with the trained network")
+        parity = _parity(trained, cast, file, artefact, batch)
+        report = {
+            "file": file.name,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "artefact": json.loads(artefact.to_json()),
+            "spec": json.loads(spec.to_json()),
+            "operators": found,
+            "parity": parity.to_dict(),
+            "made_with": versions(),
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        report_path(file).write_text(json.dumps(report, indent=2, sort_keys=True))
+    return out / file.name
+
+
+def report_path(file: Path) -> Path:
+    """The JSON beside an artefact."""
+    return file.with_name(file.name + ".json")
+
+
+def versions() -> dict[str, str]:
+    """What an artefact was made with."""
+    packages = ("stmd-sdk", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _checked_times(trained: Sampler, whole: Whole | None) -> tuple[float, ...]:
+    """The grid of a whole sampler, () for a network. What the sampler refuses is refused before any work."""
+    if getattr(trained, "guides", ()):
+        raise InvalidArgumentError("a guided sampler cannot be exported: its guide is not part of the graph")
+    if whole is None:
+        return ()
+    next(
+        trained.trajectory(1, inference_steps=whole.inference_steps, mean_flow_steps=whole.mean_flow_steps, seed=0)
+    )
+    return tuple(time_grid(whole.inference_steps))
+
+
+def _file_name(spec: ModelSpec, whole: Whole | None, precision: Precision) -> str:
+    name = re.sub(r"[^\w.-]+", "-", spec.name).strip("-.") or "model"
+    steps = "" if whole is None else f"-sampler-n{whole.inference_steps}-m{whole.mean_flow_steps}"
+    return f"{name}{steps}{'' if precision == 'fp32' else '-' + precision}.onnx"
+
+
+def _write(graph: onnx.ModelProto, file: Path, spec: ModelSpec, artefact: Artefact) -> None:
+    """Write the sealed file, its weights beside it where a message could not hold them, and check it."""
+    if sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > INLINE_BYTES:
+        onnx.save_model(graph, file, save_as_external_data=True, location=f"{file.name}.data")
+        model = file.read_bytes()
+    else:
+        model = graph.SerializeToString()
+    file.write_bytes(sealed(model, spec.to_json(), artefact))
+    onnx.checker.check_model(file, full_check=True)
+
+
+def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, batch: BatchProfile) -> Parity:
+    precision = artefact.precision
+    batches = sorted({size for size in (1, 2, 3, batch.max) if batch.min <= size <= batch.max})
+    if precision == "bf16":
+        # ONNX Runtime has no bfloat16 on the CPU; ONNX's reference implementation has, slowly.
+        batches = [size for size in batches if size <= 3] or batches[:1]
+    if artefact.kind == "sampler":
+        run = _reference(file, ("noise",)) if precision == "bf16" else _session(file)
+        return sampler_parity(
+            trained, run, precision, artefact.times, artefact.mean_flow_steps, batches, _compared(precision)
+        )
+    candidate: Network = _reference(file, ("x", "times")) if precision == "bf16" else load_onnx(file, CPU)[1]
+    sampled = TorchNetwork(cast, CPU, torch.float32) if precision == "bf16" else candidate
+    return network_parity(
+        trained.spec, trained.network, candidate, sampled, precision, batches, _compared(precision)
+    )
+
+
+def _compared(precision: Precision) -> str:
+    runtime = "ONNX's reference implementation" if precision == "bf16" else "ONNX Runtime on the CPU"
+    return f"{runtime} against eager PyTorch in float32 on the CPU"
+
+
+def _session(file: Path) -> Callable[[Tensor], Tensor]:
+    session = open_session(file, threads=torch.get_num_threads())
+    return lambda noise: torch.from_numpy(session.run(["samples"], {"noise": noise.numpy()})[0])
+
+
+def _reference(file: Path, names: tuple[str, ...]) -> Callable[..., Any]:
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
+
+    evaluator = ReferenceEvaluator(file)
+
+    def run(*inputs: Tensor) -> Tensor:
+        feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return torch.from_numpy(np.asarray(evaluator.run(None, feeds)[0]))
+
+    return run

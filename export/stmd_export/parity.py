@@ -1,0 +1,214 @@
+"""Parity: an exported graph computes what the trained network computes, or there is no file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stmd_sdk.artefact import Precision
+from stmd_sdk.evaluation.distances import distance_blocks
+from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import Network
+from stmd_sdk.sampler import Sampler, reverse_sde, time_grid
+from stmd_sdk.spec import ModelSpec
+
+from .errors import ParityError
+
+__all__ = ["Case", "Parity", "Tolerance", "network_parity", "sampler_parity", "two_sample_p_value"]
+
+SEED = 20260507
+ROWS = 12  # rows of random and of real inputs, in batches of every size
+
+
+@final
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest absolute difference allowed: of one evaluation, and of samples with shared noise; their RMS."""
+
+    evaluation: float
+    samples: float
+    samples_rms: float
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(evaluation=1e-4, samples=1e-4, samples_rms=1e-5),
+    "fp16": Tolerance(evaluation=2e-2, samples=1e-1, samples_rms=5e-3),
+    "bf16": Tolerance(evaluation=1e-1, samples=5e-1, samples_rms=4e-2),
+}
+# Below this the samples of a reduced network are told apart from those of the float32 one.
+P_VALUE = 1e-3
+TWO_SAMPLE_ROWS, PERMUTATIONS = 192, 2000
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    """One comparison: what went in, in which batch, and the largest and the root mean square difference."""
+
+    inputs: str
+    batch: int
+    maximum: float
+    rms: float
+    allowed: float
+
+
+@final
+@dataclass(frozen=True)
+class Parity:
+    """All comparisons of one artefact with eager PyTorch in float32, none of them beyond its tolerance."""
+
+    precision: Precision
+    compared: str
+    cases: tuple[Case, ...]
+    p_value: float | None = None
+
+    @property
+    def maximum(self) -> float:
+        """The largest difference of one evaluation."""
+        return max((case.maximum for case in self.cases if not case.inputs.startswith("samples")), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the artefact's JSON."""
+        return {**asdict(self), "maximum": self.maximum, "two_sample_level": P_VALUE}
+
+
+def network_parity(
+    spec: ModelSpec, eager: Network, candidate: Network, sampled: Network, precision: Precision,
+    batches: Sequence[int], compared: str,
+) -> Parity:  # fmt: skip
+    """Compare u at every batch size, on random and on real inputs, at both ends of τ and several t; then samples.
+
+    ``sampled`` is the candidate, or what stands in for it in the tests of whole samples where it is too slow.
+    Raises :class:`ParityError` at the first difference beyond the tolerance.
+    """
+    tolerance, device = TOLERANCES[precision], torch.device("cpu")
+    inputs = {"random": _random_inputs(spec), "real": _real_inputs(spec, eager)}
+    cases: list[Case] = []
+    for name, (x, times) in inputs.items():
+        expected = eager(x, times)
+        for batch in batches:
+            rows = _rows_of(batch)
+            found = torch.cat([candidate(x[chunk], times[chunk]) for chunk in rows])
+            cases.append(_case(name, batch, found, expected[torch.cat(rows)], tolerance.evaluation))
+    trained, exported = Sampler(eager, spec, device), Sampler(sampled, spec, device)
+    n = max(batches)
+    drawn, reference = (sampler.sample(n, seed=SEED, batch_size=n) for sampler in (exported, trained))
+    cases.append(_samples_case(spec.default_inference_steps, drawn, reference, tolerance))
+    if precision == "fp32":
+        return Parity(precision, compared, tuple(cases))
+    one = exported.sample(TWO_SAMPLE_ROWS, seed=SEED + 1, batch_size=n)
+    other = trained.sample(TWO_SAMPLE_ROWS, seed=SEED + 2)
+    return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
+
+
+def sampler_parity(
+    trained: Sampler, run: Any, precision: Precision, times: Sequence[float], mean_flow_steps: int,
+    batches: Sequence[int], compared: str,
+) -> Parity:  # fmt: skip
+    """Compare the samples of a whole sampler, ``run`` (noise [2N, b, ...] → samples), with those of ``trained``."""
+    tolerance, steps = TOLERANCES[precision], len(times) - 1
+
+    def draw(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+        noise = Noise.of(seed, batch)
+        given = torch.stack([noise.fold(i).normal(*trained.spec.shape) for i in range(2 * steps)])
+        reference = trained.sample(
+            batch, inference_steps=list(times), mean_flow_steps=mean_flow_steps, seed=noise, batch_size=batch
+        )
+        return run(given), reference
+
+    cases = [_samples_case(steps, *draw(batch, SEED), tolerance) for batch in batches]
+    if precision == "fp32":
+        return Parity(precision, compared, tuple(cases))
+    size = max(batches)
+    seeds = range(SEED + 1, SEED + 1 + -(-TWO_SAMPLE_ROWS // size))
+    one = torch.cat([draw(size, seed)[0] for seed in seeds])
+    other = trained.sample(
+        len(one), inference_steps=list(times), mean_flow_steps=mean_flow_steps, seed=SEED - 1, batch_size=64
+    )
+    return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
+
+
+def two_sample_p_value(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], noise: Noise) -> float:
+    """The p-value of equal distributions by permuting the energy distance, one permutation a key of ``noise``."""
+    n = len(x)
+    pooled = torch.cat([x, y]).flatten(1)
+    pooled = pooled - pooled.mean(dim=0)
+    distances = torch.cat([block for _, block in distance_blocks(pooled, pooled)]).double()
+    # 2 E‖X-Y‖ - E‖X-X'‖ - E‖Y-Y'‖ = -wᵀ D w with w = 1/n on one side and -1/m on the other.
+    observed = torch.cat([torch.full((n,), 1 / n), torch.full((len(y),), -1 / len(y))]).double()
+    order = noise.uniform(len(pooled)).argsort(dim=1)
+    weights = torch.cat([observed[None], observed[order]])
+    statistic = -((weights @ distances) * weights).sum(dim=1)
+    return float((statistic[1:] >= statistic[0]).double().sum() + 1) / len(weights)
+
+
+def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Normal states; τ at both ends and between, r = 0 and r = τ, t from 0.001 to 1."""
+    noise = Noise.of(SEED, ROWS)
+    x = noise.fold(0).normal(spec.in_channels, *spec.shape[1:])
+    row = torch.arange(ROWS)
+    tau = torch.tensor([1.0, 0.0, 0.5])[row % 3]
+    span = tau * (row % 2)
+    t = torch.tensor([0.001, 0.3, 0.7, 1.0])[row % 4]
+    times = {"stmd": [tau, span, t], "meanflow": [tau, span], "ddpm": [t]}[spec.objective]
+    return x, torch.stack(times, dim=1)
+
+
+def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
+    """What the network is really given: inputs of a sampling run, from all of its steps."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def recorder(x: Tensor, times: Tensor, /) -> Tensor:
+        seen.append((x.clone(), times.clone()))
+        return eager(x, times)
+
+    steps = min(spec.default_inference_steps, 8)
+    posterior = spec.build_posterior(recorder, 1 if spec.objective == "ddpm" else 2)
+    for _ in reverse_sde(posterior, spec.schedule, time_grid(steps), spec.shape, Noise.of(SEED + 1, ROWS)):
+        pass
+    x, times = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    chosen = torch.linspace(0, len(x) - 1, ROWS).long()
+    return x[chosen], times[chosen]
+
+
+def _rows_of(batch: int) -> list[Tensor]:
+    """All rows, in batches of one size: short ones begin again, large ones repeat."""
+    count = -(-ROWS // batch) * batch
+    return list((torch.arange(count) % ROWS).split(batch))
+
+
+def _case(inputs: str, batch: int, found: Tensor, expected: Tensor, allowed: float) -> Case:
+    difference = (found - expected).double()
+    maximum, rms = float(difference.abs().max()), float(difference.square().mean().sqrt())
+    # Written so that NaN breaches.
+    if not maximum <= allowed:
+        raise ParityError(
+            f"the exported graph differs from the trained network by {maximum:.2g} on {inputs} inputs at batch {batch}; "
+            f"allowed is {allowed:.2g}. No file was written."
+        )
+    return Case(inputs, batch, maximum, rms, allowed)
+
+
+def _samples_case(steps: int, found: Tensor, expected: Tensor, tolerance: Tolerance) -> Case:
+    case = _case(f"samples, N = {steps}, shared noise", len(found), found, expected, tolerance.samples)
+    if not case.rms <= tolerance.samples_rms:
+        raise ParityError(
+            f"with shared noise the exported graph's samples differ by {case.rms:.2g} (RMS); allowed is "
+            f"{tolerance.samples_rms:.2g}. No file was written."
+        )
+    return case
+
+
+def _checked_p_value(one: Tensor, other: Tensor) -> float:
+    p_value = two_sample_p_value(one, other, Noise.of(SEED, PERMUTATIONS))
+    if p_value < P_VALUE:
+        raise ParityError(
+            f"independent samples of the exported graph and of the trained network are told apart (p = {p_value:.2g}). "
+            "No file was written."
+        )
+    return p_value

@@ -1,0 +1,166 @@
+"""Calibration of posterior draws, without an oracle: ranks, coverage, TARP, spread and skill, CRPS.
+
+One law carries every test here: given x_t, the truth x_0 and K exact draws are exchangeable. So for any number
+q(x, x_t), the rank of the truth's q among the draws' is uniform on {0, ..., K}: simulation-based calibration
+(Talts et al., 2018; Modrák et al., 2023). TARP (Lemos et al., 2023) is the rank of the distance to a random
+reference point. Ties take a random rank, by a key: constant pixels (MNIST's border, exactly -1) then rank
+uniformly if the draws are constant too, and miss if the draws wander.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import InvalidArgumentError
+from ..noise import Noise
+from ..schedule import VPSchedule
+from ..target import ResidualTarget
+from .joint import JointDraws
+from .statistics import Estimate, bridge_quantile, chi_square_p_value, estimate, mean_estimate, ratio_estimate
+
+__all__ = [
+    "coverage_curve",
+    "crps",
+    "deviation",
+    "histogram",
+    "interval_coverage",
+    "lively",
+    "project",
+    "ranks",
+    "spread_skill",
+    "tarp_ranks",
+    "uniformity",
+]
+
+EXPECTED = 5  # least expected count of a bin, for the chi-square law of a histogram
+LIVELY = 0.1  # of c_out: below it a pixel counts as constant
+
+
+def ranks(
+    truth: Float[Tensor, "n *q"], draws: Float[Tensor, "K n *q"], noise: Noise
+) -> Int[Tensor, "n *q"]:
+    """The rank of each truth among its K draws, in {0, ..., K}; ties at random."""
+    below, ties = torch.zeros_like(truth), torch.zeros_like(truth)
+    for one in draws:
+        below += one < truth
+        ties += one == truth
+    return (below + (noise.uniform(*truth.shape[1:]) * (ties + 1)).floor()).long()
+
+
+def tarp_ranks(
+    joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise
+) -> Int[Tensor, " n"]:
+    """Ranks of ‖x_0 - r‖ among ‖draw - r‖ (TARP), with one reference point r a pair.
+
+    r is drawn from N(c_skip x_t, c_out² I), the posterior of data N(0, σ_d² I). It depends on x_t, without which
+    TARP cannot see that a posterior ignores x_t, and lies at the posterior's own scale.
+    """
+    t = joint.x_t.new_full((len(joint.x_t),), joint.t)
+    r = ResidualTarget(schedule, sigma_data).decode(noise.fold(0).normal(*joint.x_t.shape[1:]), joint.x_t, t)
+    truth = (joint.x_0 - r).flatten(1).norm(dim=1)
+    return ranks(truth, torch.stack([(one - r).flatten(1).norm(dim=1) for one in joint.draws]), noise.fold(1))
+
+
+def project(x: Float[Tensor, "n *d"], directions: int, noise: Noise) -> Float[Tensor, "n directions"]:
+    """θᵀx for random unit directions θ, one for each of the first ``directions`` keys."""
+    theta = torch.nn.functional.normalize(noise[:directions].normal(*x.shape[1:]).flatten(1), dim=1)
+    return x.flatten(1) @ theta.T
+
+
+def histogram(rank: Int[Tensor, "..."], draws: int) -> Int[Tensor, " bins"]:
+    """How many truths have each rank: draws + 1 bins, flat if calibrated."""
+    return torch.bincount(rank.flatten(), minlength=draws + 1)
+
+
+def uniformity(rank: Int[Tensor, " n"], draws: int) -> float:
+    """The p-value of independent ranks being uniform: Pearson's chi-square over the draws + 1 bins."""
+    bins = draws + 1
+    if len(rank) < EXPECTED * bins:
+        raise InvalidArgumentError(
+            f"{len(rank)} pairs are too few for a histogram of {bins} ranks: at least {EXPECTED * bins} are needed"
+        )
+    expected = len(rank) / bins
+    statistic = float((histogram(rank, draws) - expected).square().sum() / expected)
+    return chi_square_p_value(statistic, draws)
+
+
+def coverage_curve(rank: Int[Tensor, " n"], draws: int) -> Float[Tensor, " levels"]:
+    """P(rank < j) at the credibility levels j / (K + 1), j = 1..K, which it should equal."""
+    return histogram(rank, draws).double().cumsum(0)[:-1] / len(rank)
+
+
+def deviation(rank: Int[Tensor, " n"], draws: int) -> Estimate:
+    """max_j |P(rank < j) - j / (K + 1)|, the largest distance of the coverage curve from the diagonal.
+
+    The error is that of the curve where it is farthest; the band is the 95 % quantile of the deviation that exact
+    draws show at this n and K, which falls as 1/√n.
+    """
+    n = len(rank)
+    curve = coverage_curve(rank, draws)
+    distance = (curve - torch.arange(1, draws + 1) / (draws + 1)).abs()
+    at = curve[distance.argmax()]
+    error = math.sqrt(float(at * (1 - at)) / n)
+    return Estimate(float(distance.max()), error, bridge_quantile(draws) / math.sqrt(n))
+
+
+def interval_coverage(
+    rank: Int[Tensor, "n q"], draws: int, level: float = 0.9, mask: Bool[Tensor, "n q"] | None = None
+) -> Estimate:
+    """How often the central interval between order statistics of the draws covers the truth; exactly ``level``
+    for exact draws. Ranks of one pair depend on each other, so the error is taken over pairs.
+
+    ``draws`` must make the level exact: 19, 39, ... for 0.9. ``mask`` leaves out some ranks.
+    """
+    outside = (1 - level) / 2 * (draws + 1)
+    if round(outside) < 1 or abs(outside - round(outside)) > 1e-6:
+        raise InvalidArgumentError(
+            f"{draws} draws have no central interval of level {level}: (draws + 1) (1 - level) / 2 must be an integer"
+        )
+    inside = (rank >= round(outside)) & (rank <= draws - round(outside))
+    mask = torch.ones_like(inside) if mask is None else mask
+    if not bool(mask.any()):
+        raise InvalidArgumentError("the mask leaves out every rank: there is no coverage to measure")
+    return ratio_estimate((inside & mask).sum(dim=1).double(), mask.sum(dim=1).double())
+
+
+def lively(joint: JointDraws, scale: float) -> Bool[Tensor, "n *d"]:
+    """The pixels whose truth and draws together deviate by more than a tenth of ``scale``.
+
+    The choice treats truth and draws alike, so their ranks stay uniform on the chosen pixels; a choice by the
+    draws' spread alone would favour wide draws and cover too often.
+    """
+    return torch.cat([joint.x_0[None], joint.draws]).std(dim=0) > LIVELY * scale
+
+
+def spread_skill(joint: JointDraws) -> Estimate:
+    """√( (1 + 1/K) E s² / E (mean draw - x_0)² ) over all pixels: 1 for exact draws, below it for overconfident ones.
+
+    s² is the unbiased variance of K draws (Fortin et al., 2014). No ties and no rank, so constant pixels count
+    with what they are: nothing.
+    """
+    count = len(joint.draws)
+    spread = joint.draws.var(dim=0).flatten(1).sum(dim=1) * (1 + 1 / count)
+    skill = (joint.draws.mean(dim=0) - joint.x_0).square().flatten(1).sum(dim=1)
+    if not float(skill.sum()) > 0:
+        raise InvalidArgumentError("the mean draw equals the truth everywhere: there is no spread to compare")
+    squared = ratio_estimate(spread, skill)
+    root = math.sqrt(squared.value)
+    return estimate(root, squared.error / (2 * root) if root > 0 else 0.0)
+
+
+def crps(joint: JointDraws) -> Estimate:
+    """E|draw - x_0| - ½ E|draw - draw'|, a pixel: the continuous ranked probability score, unbiased in K.
+
+    Lower is better, and lowest for the true posterior (Gneiting and Raftery, 2007). With the draws sorted,
+    Σ_{k<l} |y_k - y_l| = Σ_j (2j - K - 1) y_(j).
+    """
+    count = len(joint.draws)
+    weight = 2 * torch.arange(1, count + 1, dtype=torch.float32, device=joint.x_0.device) - count - 1
+    ordered = joint.draws.flatten(2).sort(dim=0).values
+    spread = torch.einsum("k,knp->n", weight, ordered) / (count * (count - 1))
+    skill = torch.stack([(one - joint.x_0).flatten(1).abs().sum(dim=1) for one in joint.draws]).mean(dim=0)
+    return mean_estimate((skill - spread) / joint.x_0[0].numel())

@@ -1,0 +1,72 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import jaxtyping
+import pytest
+import torch
+
+from stmd_sdk.posterior import Network
+from stmd_sdk.schedule import VPSchedule
+from stmd_sdk.target import ResidualTarget, X0Target
+
+
+def pytest_configure(config):
+    # Forward-mode derivatives of PyTorch 2.13 go through its own deprecated torch.jit.script.
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    """Initial weights come from PyTorch's generator; one thread, so that sums have one order."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def as_users_call(monkeypatch):
+    """Switch the checking of annotations off, as it is in a user's program, to reach the library's own checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def _gaussian_target(target, x_t, t, mean, deviation):
+    """Mean and deviation of the target y given x_t, for data x_0 ~ N(mean, deviation² I); each [b, *d]."""
+    schedule = target.schedule if isinstance(target, ResidualTarget) else VPSchedule()
+    rows = (-1,) + (1,) * (x_t.ndim - 1)
+    alpha, variance = schedule.alpha(t).reshape(rows), schedule.variance(t).reshape(rows)
+    precision = 1 / deviation**2 + alpha**2 / variance
+    y_mean = (mean / deviation**2 + alpha * x_t / variance) / precision
+    y_deviation = precision.rsqrt().expand_as(x_t)
+    if isinstance(target, X0Target):
+        return y_mean, y_deviation
+    c_skip, c_out = (coefficient.reshape(rows) for coefficient in target.coefficients(t))
+    return (y_mean - c_skip * x_t) / c_out, y_deviation / c_out
+
+
+@pytest.fixture
+def gaussian_target():
+    """The closed form of the target's law for Gaussian data, written out on its own."""
+    return _gaussian_target
+
+
+@pytest.fixture
+def average_velocity():
+    """A factory of STMD networks: the exact average velocity for data N(mean, deviation² I).
+
+    The flow from N(a, b²) at τ = 0 to N(0, 1) at τ = 1 keeps z_τ = (1 - τ) a + s_τ ξ with s_τ² = (1 - τ)² b² + τ²
+    along each path, so u(z, r, τ) = (z_τ - z_r) / (τ - r) is known.
+    """
+
+    def make(target, mean, deviation) -> Network:
+        def network(x, times):
+            z, x_t = x.chunk(2, dim=1)
+            a, b = _gaussian_target(target, x_t, times[:, 2], mean, deviation)
+            tau, span = (times[:, i].reshape((-1,) + (1,) * (x.ndim - 1)) for i in (0, 1))
+            r = tau - span
+            spread_tau, spread_r = (((1 - time) ** 2 * b**2 + time**2).sqrt() for time in (tau, r))
+            z_r = (1 - r) * a + spread_r / spread_tau * (z - (1 - tau) * a)
+            return (z - z_r) / span
+
+        return network
+
+    return make
