@@ -25,7 +25,7 @@ def _deterministic():
 
 @pytest.fixture
 def as_users_call(monkeypatch):
-    """Switch the checking of annotations off, as it is in a user's program, to reach the library's own checks."""
+    """Switch the checking of annotations off, as it is for users, to reach the library's own checks."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
@@ -53,8 +53,8 @@ def gaussian_target():
 def average_velocity():
     """A factory of STMD networks: the exact average velocity for data N(mean, deviation² I).
 
-    The flow from N(a, b²) at τ = 0 to N(0, 1) at τ = 1 keeps z_τ = (1 - τ) a + s_τ ξ with s_τ² = (1 - τ)² b² + τ²
-    along each path, so u(z, r, τ) = (z_τ - z_r) / (τ - r) is known.
+    The flow from N(a, b²) at τ = 0 to N(0, 1) at τ = 1 keeps ξ of z_τ = (1 - τ) a + s_τ ξ along each path,
+    with s_τ² = (1 - τ)² b² + τ², so u(z, r, τ) = (z_τ - z_r) / (τ - r) is known.
     """
 
     def make(target, mean, deviation) -> Network:

@@ -60,9 +60,14 @@ def trace_sampler(
 
 
 def _traced(
-    module: nn.Module, example: tuple[Tensor, ...], opset: int, *, batch_axis: int, inputs: list[str], output: str
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    opset: int,
+    *,
+    batch_axis: int,
+    inputs: list[str],
+    output: str,
 ) -> onnx.ModelProto:
-    batch = torch.export.Dim("b", min=1, max=2**20)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -70,7 +75,9 @@ def _traced(
                 example,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=tuple({batch_axis: batch} for _ in example),
+                # Not a named dimension: diffusers branches at a batch of 64 for the sake of a memory format, so a
+                # free one is refused, and the exporter traces the network a second time to find that out.
+                dynamic_shapes=tuple({batch_axis: torch.export.Dim.DYNAMIC} for _ in example),
                 input_names=inputs,
                 output_names=[output],
                 external_data=False,
@@ -106,13 +113,17 @@ def _cause(error: BaseException) -> str:
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Strip the stack traces and other remarks, which are most of a file."""
+    """Strip the stack traces and other remarks, which are most of a file; call the batch b."""
     graph = model.graph
     for item in (*graph.node, *graph.initializer, *graph.input, *graph.output, graph, model):
         del item.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""
     del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = "b"
     model.producer_name, graph.name = "stmd-sdk", "main"
     return model
 

@@ -135,7 +135,9 @@ def _checked_times(trained: Sampler, whole: Whole | None) -> tuple[float, ...]:
     if whole is None:
         return ()
     next(
-        trained.trajectory(1, inference_steps=whole.inference_steps, mean_flow_steps=whole.mean_flow_steps, seed=0)
+        trained.trajectory(
+            1, inference_steps=whole.inference_steps, mean_flow_steps=whole.mean_flow_steps, seed=0
+        )
     )
     return tuple(time_grid(whole.inference_steps))
 
@@ -188,7 +190,7 @@ def _session(file: Path) -> Callable[[Tensor], Tensor]:
 def _reference(file: Path, names: tuple[str, ...]) -> Callable[..., Any]:
     from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
 
-    evaluator = ReferenceEvaluator(file)
+    evaluator = ReferenceEvaluator(str(file))
 
     def run(*inputs: Tensor) -> Tensor:
         feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}

@@ -70,7 +70,9 @@ class Parity:
     @property
     def maximum(self) -> float:
         """The largest difference of one evaluation."""
-        return max((case.maximum for case in self.cases if not case.inputs.startswith("samples")), default=0.0)
+        return max(
+            (case.maximum for case in self.cases if not case.inputs.startswith("samples")), default=0.0
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For the artefact's JSON."""

@@ -41,14 +41,14 @@ class WholeModule(nn.Module):
         self.times = times
         self.posterior = spec.build_posterior(self._network, mean_flow_steps)
 
-    def _network(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+    def _network(
+        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
+    ) -> Float[Tensor, "b c *d"]:
         shape = (x.shape[0], *self.spec.shape)
         return torch.onnx.ops.symbolic(PLACEHOLDER, (x, times), dtype=x.dtype, shape=shape, version=1)
 
     def forward(self, noise: Float[Tensor, "keys b *d"]) -> Float[Tensor, "b *d"]:
         """Run the loop and decode."""
-        x_t = noise[0]
         keys = GivenNoise(0, torch.arange(1), given=noise)
-        for _, x_t, _ in reverse_sde(self.posterior, self.spec.schedule, self.times, self.spec.shape, keys):
-            pass
-        return self.spec.codec.decode(x_t)
+        *_, (_, x_0, _) = reverse_sde(self.posterior, self.spec.schedule, self.times, self.spec.shape, keys)
+        return self.spec.codec.decode(x_0)

@@ -10,12 +10,13 @@ from .errors import InvalidArgumentError
 __all__ = ["check_integer"]
 
 
-def check_integer(name: str, value: Any, least: int) -> int:
-    """``value`` as a Python integer of at least ``least``; NumPy's integers pass, bools and floats do not."""
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value`` as a Python integer in [least, most]; NumPy's integers pass, bools and floats do not."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least:
-        raise InvalidArgumentError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidArgumentError(f"{name} must be an integer {bounds}, got {value!r}")
     return number

@@ -27,7 +27,7 @@ from .errors import InvalidArgumentError
 __all__ = ["Noise", "fresh_seed"]
 
 SEEDS = 2**64
-INDICES = 2**32  # the lower word of an index counts samples, the upper word draws
+INDICES, DRAWS = 2**32, 2**31 - 1  # the lower word of an index counts samples, the upper word draws
 
 
 def fresh_seed() -> int:
@@ -50,13 +50,12 @@ class Noise:
     @classmethod
     def of(cls, seed: int, n: int, *, first: int = 0, device: torch.device | str = "cpu") -> Noise:
         """The key of samples ``first`` to ``first + n - 1`` of ``seed`` (0 <= seed < 2**64)."""
-        seed = check_integer("seed", seed, 0)
-        n, first = check_integer("n", n, 1), check_integer("first", first, 0)
-        if seed >= SEEDS:
-            raise InvalidArgumentError(f"seed must be less than 2**64, got {seed}")
+        seed = check_integer("seed", seed, 0, SEEDS - 1)
+        n = check_integer("n", n, 1, INDICES)
+        first = check_integer("first", first, 0, INDICES - 1)
         if first + n > INDICES:
             raise InvalidArgumentError(
-                f"sample indices must be less than 2**32, got {first} to {first + n - 1}"
+                f"samples {first} to {first + n - 1}: the last possible is {INDICES - 1}"
             )
         return cls(seed, torch.arange(first, first + n, device=device))
 
@@ -78,7 +77,7 @@ class Noise:
         Draw 0 is this key itself, so one draw of many is the draw made alone. Of a key that has draws already
         it makes draws of each: all rows differ again.
         """
-        n = check_integer("n", n, 1)
+        n = check_integer("n", n, 1, DRAWS)
         sample, earlier = self.indices % INDICES, self.indices // INDICES
         draw = earlier * n + torch.arange(n, device=self.indices.device)[:, None]
         return replace(self, indices=(draw * INDICES + sample).flatten())

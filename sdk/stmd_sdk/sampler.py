@@ -29,13 +29,14 @@ Steps = int | Sequence[float] | None
 """Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None: the default."""
 
 BATCH = 256  # rows at once where the user gives no batch size
+MAX_STEPS = 2**20  # times are float32, which tells no finer grid apart
 logger = logging.getLogger("stmd_sdk")
 
 
 def time_grid(steps: int | Sequence[float]) -> list[float]:
     """Times from 1 to 0: N uniform steps, or the given grid once checked."""
     if isinstance(steps, str) or not isinstance(steps, Iterable):
-        count = check_integer("inference_steps", steps, 1)
+        count = check_integer("inference_steps", steps, 1, MAX_STEPS)
         return [1 - k / count for k in range(count + 1)]
     try:
         grid = [float(t) for t in steps]
@@ -220,7 +221,7 @@ class Sampler:
         return times, self._posterior(mean_flow_steps)
 
     def _posterior(self, mean_flow_steps: int) -> Posterior:
-        mean_flow_steps = check_integer("mean_flow_steps", mean_flow_steps, 1)
+        mean_flow_steps = check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
         if self.spec.objective == "ddpm" and mean_flow_steps != 1:
             raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
         return self.spec.build_posterior(self.network, mean_flow_steps)

@@ -1,4 +1,4 @@
-"""Networks: the paper's sizes, exact forward-mode derivatives, and an output that hears every input of its own row."""
+"""Networks: the paper's sizes, exact forward-mode derivatives, outputs that hear every input of their row."""
 
 import pytest
 import torch
@@ -7,13 +7,16 @@ from torch import nn
 
 from stmd_sdk import InvalidArgumentError
 from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, UNetConfig, build_network
-from stmd_sdk.networks.dit import positions
 from stmd_sdk.networks.dit import Attention as DiTAttention
+from stmd_sdk.networks.dit import positions
 from stmd_sdk.networks.embedding import TimesEmbedding, frequencies
 
 SMALL = {
     "unet": (UNetConfig(channels=(8, 16), groups=4, embedding_width=32), (8, 8)),
-    "unet, folded": (UNetConfig(channels=(8, 16), attention=(), groups=4, patch_size=2, embedding_width=32), (8, 12)),
+    "unet, folded": (
+        UNetConfig(channels=(8, 16), attention=(), groups=4, patch_size=2, embedding_width=32),
+        (8, 12),
+    ),
     "unet, as for CIFAR-10": (
         UNetConfig(channels=(8, 8, 8), attention=(0, 1), layers_per_block=2, downsample_padding=0, groups=4),
         (8, 8),
@@ -30,7 +33,7 @@ def _build(kind, times=3):
     network = build_network(config, in_channels=4, out_channels=2, times=times, size=size).double()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     for module in network.modules():
         if isinstance(module, Attention):
             module.upcast_softmax = False  # to float32, which double precision need not pass through

@@ -27,7 +27,7 @@ def _exact_posterior(x_t, t):
 
 
 def _glass_velocity(target):
-    """The exact velocity at τ, whatever r, by the identity of two Gaussian looks at x_0 and a plain denoiser."""
+    """The exact velocity at τ, whatever r, by the identity of two Gaussian looks at x_0 and a denoiser."""
 
     def denoise(x, deviation):
         precision = 1 / DEVIATION**2 + 1 / deviation**2

@@ -1,4 +1,4 @@
-"""The forward process: marginals, and a bridge that is exact at its ends, composes, and agrees with diffusers."""
+"""The forward process: marginals, and a bridge exact at its ends that composes and agrees with diffusers."""
 
 import math
 
@@ -37,7 +37,9 @@ def test_the_marginal_solves_the_forward_sde(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_marginal_preserves_unit_variance(schedule):
-    assert torch.allclose(schedule.alpha(TIMES) ** 2 + schedule.variance(TIMES), torch.ones(6, dtype=torch.float64))
+    assert torch.allclose(
+        schedule.alpha(TIMES) ** 2 + schedule.variance(TIMES), torch.ones(6, dtype=torch.float64)
+    )
     assert torch.equal(schedule.sigma(TIMES), schedule.variance(TIMES).sqrt())
     x_0, epsilon = torch.eye(2, dtype=torch.float64).expand(6, 2, 2).unbind(1)
     expected = torch.stack([schedule.alpha(TIMES), schedule.sigma(TIMES)], dim=1)
@@ -98,7 +100,9 @@ def test_the_bridge_and_the_ddpm_posterior_step_as_diffusers_ddpm_scheduler():
     schedule, steps = VPSchedule(), 50
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     kept = (schedule.alpha(grid) ** 2).diff(dim=0) / schedule.alpha(grid[:-1]) ** 2
-    theirs = DDPMScheduler(steps, trained_betas=(-kept).tolist(), variance_type="fixed_small", clip_sample=True)
+    theirs = DDPMScheduler(
+        steps, trained_betas=(-kept).tolist(), variance_type="fixed_small", clip_sample=True
+    )
     x_t, epsilon = Noise.of(0, 4).normal(3), Noise.of(1, 4).normal(3)
     posterior = DDPMPosterior(lambda x, times: epsilon, schedule, bound=1.0)
     for i in (0, 1, 7, 25, 48, 49):
@@ -111,7 +115,9 @@ def test_the_bridge_and_the_ddpm_posterior_step_as_diffusers_ddpm_scheduler():
         assert torch.allclose(schedule.bridge(x_0, x_t, t, s, spread), expected.prev_sample, atol=2e-5), i
 
 
-@pytest.mark.parametrize("betas", [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0), (0.1, math.inf), (math.nan, 1.0), (0.1, math.nan)])
+@pytest.mark.parametrize(
+    "betas", [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0), (0.1, math.inf), (math.nan, 1.0), (0.1, math.nan)]
+)
 def test_senseless_schedules_are_refused(betas):
     with pytest.raises(InvalidArgumentError, match="beta_min"):
         VPSchedule(*betas)

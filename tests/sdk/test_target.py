@@ -1,4 +1,4 @@
-"""Targets: encoding and decoding invert each other, and the residual's coefficients are a Gaussian posterior."""
+"""Targets: encoding and decoding invert each other, and the residual is that of a Gaussian posterior."""
 
 import pytest
 import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ __all__ = ["ArrayBatches", "Batches", "MixtureBatches", "batches_of"]
 DATA, LOSS, ORDER = 0, 1, 2
 
 
+@runtime_checkable
 class Batches(Protocol):
     """The clean batch of each step."""
 

@@ -5,8 +5,9 @@ A loss is a function of a network, clean data and a noise key; equation numbers 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, final
+from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,7 @@ T_MIN = 1e-3
 CENTRAL_STEP = 5e-3
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Per-sample losses of one batch."""
 
@@ -36,12 +38,8 @@ class Loss(Protocol):
         ...
 
 
-class Velocity(Protocol):
-    """u(z, r, τ) on some of a batch's rows; the condition (x_t, t) of those rows is the closure's."""
-
-    def __call__(self, z: Tensor, r: Tensor, tau: Tensor, rows: slice, /) -> Tensor:
-        """The average velocity."""
-        ...
+Velocity = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
+"""u(z, r, τ) on some of a batch's rows; the condition (x_t, t) of those rows is the closure's."""
 
 
 def _squared_norm(x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
@@ -91,7 +89,7 @@ class FlowLoss:
         target = v.clone()
         if moving.stop > 0:
             du = _path_derivative(self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving)
-            target[moving] -= expand((tau - r)[moving], y) * du
+            target[moving] -= expand((tau - r)[moving], du) * du
         error = _squared_norm(velocity(z, r, tau, slice(None)) - target)
         weight = 1 / (error.detach() + self.offset) ** self.power
         return weight * error / y[0].numel() ** (1 - self.power)

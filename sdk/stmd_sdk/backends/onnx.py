@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -14,9 +15,6 @@ from ..errors import CheckpointError, InvalidArgumentError
 from ..spec import ModelSpec
 from .session import has_cuda_provider, open_session
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
 __all__ = ["OnnxNetwork", "bind", "default_device", "load_onnx"]
 
 
@@ -24,12 +22,14 @@ __all__ = ["OnnxNetwork", "bind", "default_device", "load_onnx"]
 class OnnxNetwork:
     """A session of an exported network. Inputs and output are float32, whatever the graph computes in."""
 
-    def __init__(self, session: InferenceSession, channels: int, device: torch.device) -> None:
+    def __init__(self, session: Any, channels: int, device: torch.device) -> None:
         self.session = session
         self.channels = channels
         self.device = device
 
-    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+    def __call__(
+        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
+    ) -> Float[Tensor, "b c *d"]:
         """Evaluate the graph on the session's device."""
         if x.device.type != self.device.type:
             raise InvalidArgumentError(f"x is on {x.device}, the ONNX session on {self.device}")
@@ -49,18 +49,18 @@ class OnnxNetwork:
         return u
 
 
-def bind(session: InferenceSession, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+def bind(session: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
     """Run ``session`` reading and writing the tensors in place, through DLPack.
 
     The tensors must be contiguous float32 on the session's device. Returns when the outputs are written.
     """
-    from onnxruntime import OrtValue  # noqa: PLC0415
+    ort: Any = importlib.import_module("onnxruntime")
 
     binding = session.io_binding()
     for name, tensor in inputs.items():
-        binding.bind_ortvalue_input(name, OrtValue.from_dlpack(tensor))
+        binding.bind_ortvalue_input(name, ort.OrtValue.from_dlpack(tensor))
     for name, tensor in outputs.items():
-        binding.bind_ortvalue_output(name, OrtValue.from_dlpack(tensor))
+        binding.bind_ortvalue_output(name, ort.OrtValue.from_dlpack(tensor))
     session.run_with_iobinding(binding)
 
 
@@ -87,7 +87,7 @@ def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]
     return spec, OnnxNetwork(session, spec.shape[0], device)
 
 
-def _check_signature(path: Path, session: InferenceSession, spec: ModelSpec) -> None:
+def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
     """The graph's inputs and output must be those of the spec, with a free batch."""
     expected = {
         "x": [spec.in_channels, *spec.shape[1:]],
@@ -97,4 +97,6 @@ def _check_signature(path: Path, session: InferenceSession, spec: ModelSpec) -> 
     found = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
     for name, shape in expected.items():
         if name not in found or found[name][1:] != shape or isinstance(found[name][0], int):
-            raise CheckpointError(f"{path}: {name} should be [b, {', '.join(map(str, shape))}], is {found.get(name)}")
+            raise CheckpointError(
+                f"{path}: {name} should be [b, {', '.join(map(str, shape))}], is {found.get(name)}"
+            )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..errors import CheckpointError, DeviceError, MissingExtraError, requires_extra
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 __all__ = ["check_flavours", "has_cuda_provider", "open_session"]
 
@@ -34,9 +32,7 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def open_session(
-    path: Path, *, cuda: dict[str, str] | None = None, threads: int = 0
-) -> InferenceSession:
+def open_session(path: Path, *, cuda: dict[str, str] | None = None, threads: int = 0) -> Any:
     """A session on the CPU, or with ``cuda`` (the provider's options) on CUDA and on nothing else.
 
     ``threads`` 0 leaves their number to the runtime. A CUDA provider that cannot start is an error here; the
@@ -44,7 +40,7 @@ def open_session(
     """
     check_flavours()
     with requires_extra("onnx"):
-        import onnxruntime as ort  # noqa: PLC0415
+        ort: Any = importlib.import_module("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -75,7 +71,7 @@ def open_session(
 def has_cuda_provider() -> bool:
     """Whether the installed ONNX Runtime was built with CUDA; that it can start there is another matter."""
     with requires_extra("onnx"):
-        import onnxruntime as ort  # noqa: PLC0415
+        ort: Any = importlib.import_module("onnxruntime")
     return CUDA in ort.get_available_providers()
 
 

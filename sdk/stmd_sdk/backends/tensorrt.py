@@ -7,10 +7,7 @@ checked, and the engine's digest, before TensorRT sees a byte. Load only engines
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib
-import importlib.util
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,24 +19,18 @@ from torch import Tensor
 
 from ..artefact import Artefact
 from ..config import read_config
-from ..errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError
+from ..errors import CheckpointError, DeviceError, InvalidArgumentError
 from ..spec import ModelSpec
+from .flavours import load_flavour, tensorrt_log
 
 __all__ = [
-    "FLAVOURS",
     "BatchProfile",
     "EngineManifest",
     "EngineNetwork",
-    "installed_flavours",
     "load_engine",
-    "load_flavour",
     "manifest_path",
     "read_engine",
-    "tensorrt_log",
 ]
-
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Extras and pip packages, and the modules they bring."""
 
 MANIFEST_VERSION = 1
 
@@ -72,7 +63,7 @@ class BatchProfile:
 @final
 @dataclass(frozen=True)
 class EngineManifest:
-    """All that an engine's validity depends on, and what is known of it: the JSON beside it.
+    """All that an engine's validity depends on: with the spec and the parity report the JSON beside it.
 
     ``architectures`` names SM versions ("sm120"); none means every GPU from Ampere on, which is TensorRT-RTX's
     default. ``verified`` says whether the engine itself was run against the trained network; ``why`` if not.
@@ -84,73 +75,23 @@ class EngineManifest:
     architectures: tuple[str, ...]
     batch: BatchProfile
     artefact: Artefact
-    spec: dict[str, Any]
     onnx_sha256: str
     verified: bool
     why: str
     flags: tuple[str, ...] = ()
     layers: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
-    parity: dict[str, Any] = field(default_factory=dict[str, Any])
     made_with: dict[str, str] = field(default_factory=dict[str, str])
     seconds: float = 0.0
     version: int = MANIFEST_VERSION
 
-    def to_json(self) -> str:
-        """As JSON, for people too."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
+    def to_json(self, spec: dict[str, Any], parity: dict[str, Any]) -> str:
+        """The whole JSON file."""
+        return json.dumps({"engine": asdict(self), "spec": spec, "parity": parity}, indent=2, sort_keys=True)
 
 
 def manifest_path(engine: Path) -> Path:
     """The JSON beside an engine."""
     return engine.with_name(engine.name + ".json")
-
-
-def installed_flavours() -> list[str]:
-    """The installed flavours of TensorRT, without importing them."""
-    return [name for name, module in FLAVOURS.items() if importlib.util.find_spec(module) is not None]
-
-
-def load_flavour(name: str | None) -> tuple[str, Any]:
-    """The named flavour and its module; None takes the one that is installed."""
-    installed = installed_flavours()
-    if name is not None and name not in FLAVOURS:
-        raise InvalidArgumentError(f"no TensorRT flavour {name!r}; there are {', '.join(FLAVOURS)}")
-    if name is None and len(installed) == 2:
-        raise InvalidArgumentError("tensorrt and tensorrt-rtx are both installed; say which one to use")
-    if not installed or (name is not None and name not in installed):
-        lines = " or ".join(f"pip install 'stmd-sdk[{extra}]'" for extra in ([name] if name else FLAVOURS))
-        raise MissingExtraError(f"{name or 'TensorRT'} is not installed; it comes with: {lines}")
-    chosen = name or installed[0]
-    try:
-        return chosen, importlib.import_module(FLAVOURS[chosen])
-    except (ImportError, OSError) as error:
-        raise MissingExtraError(
-            f"{chosen} is installed but cannot be imported ({error}); pip install --force-reinstall 'stmd-sdk[{chosen}]'"
-        ) from error
-
-
-@functools.cache
-def tensorrt_log(flavour: str) -> Any:
-    """The logger of a flavour, one a process: TensorRT ignores every logger after the first.
-
-    ``take()`` returns the warnings and errors since the last call. TensorRT reports failures nowhere else.
-    """
-    _, trt = load_flavour(flavour)
-
-    class Log(trt.ILogger):  # its base class is known at run time only
-        def __init__(self) -> None:
-            super().__init__()
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.lines.append(message.strip())
-
-        def take(self) -> list[str]:
-            taken, self.lines = self.lines, []
-            return taken
-
-    return Log()
 
 
 @final
@@ -160,16 +101,18 @@ class EngineNetwork:
     ``engine`` is TensorRT's ``ICudaEngine``. Inputs and output are float32, whatever it computes in.
     """
 
-    def __init__(self, engine: Any, manifest: EngineManifest, device: torch.device) -> None:
+    def __init__(self, engine: Any, manifest: EngineManifest, channels: int, device: torch.device) -> None:
         self.engine = engine  # the context does not keep it alive
         self.context = engine.create_execution_context()
         if self.context is None:
             raise DeviceError(f"TensorRT gave no execution context: {_lines(manifest.flavour)}")
         self.manifest = manifest
-        self.channels = int(manifest.spec["shape"][0])
+        self.channels = channels
         self.device = device
 
-    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
+    def __call__(
+        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
+    ) -> Float[Tensor, "b c *d"]:
         """Enqueue the engine on torch's current stream."""
         self.manifest.batch.check(x.shape[0])
         inputs = {"x": x.detach().float().contiguous(), "times": times.detach().float().contiguous()}
@@ -206,16 +149,19 @@ def read_engine(path: Path) -> tuple[ModelSpec, EngineManifest, bytes]:
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{beside}: cannot be read ({error})") from error
-    version = values.get("version") if isinstance(values, dict) else None
+    engine = values.get("engine") if isinstance(values, dict) else None
+    version = engine.get("version") if isinstance(engine, dict) else None
     if isinstance(version, int) and version > MANIFEST_VERSION:
         raise CheckpointError(f"{beside}: written by a newer version of the SDK; pip install -U stmd-sdk")
     try:
-        manifest = read_config(EngineManifest, values)
+        manifest = read_config(EngineManifest, engine, "engine")
     except InvalidArgumentError as error:
         raise CheckpointError(f"{beside}: foreign or damaged ({error})") from error
     if hashlib.sha256(data).hexdigest() != manifest.sha256:
-        raise CheckpointError(f"{path}: not the engine that {beside.name} describes; it is truncated or was replaced")
-    return ModelSpec.from_json(json.dumps(manifest.spec), str(beside)), manifest, data
+        raise CheckpointError(
+            f"{path}: not the engine that {beside.name} describes; it is truncated or was replaced"
+        )
+    return ModelSpec.from_json(json.dumps(values.get("spec")), str(beside)), manifest, data
 
 
 def load_engine(path: Path, device: torch.device | str | None) -> tuple[ModelSpec, EngineNetwork]:
@@ -233,13 +179,15 @@ def load_engine(path: Path, device: torch.device | str | None) -> tuple[ModelSpe
         )
     chosen = torch.device("cuda" if device is None else device)
     if chosen.type != "cuda" or not torch.cuda.is_available():
-        raise DeviceError(f"{path} needs an NVIDIA GPU: {_no_gpu(chosen)}; the .onnx or .safetensors file runs on the CPU")
+        raise DeviceError(
+            f"{path} needs an NVIDIA GPU: {_no_gpu(chosen)}; the .onnx or .safetensors file runs on the CPU"
+        )
     _check_architecture(path, manifest, torch.cuda.get_device_capability(chosen))
     runtime = trt.Runtime(tensorrt_log(flavour))
     engine = runtime.deserialize_cuda_engine(data)  # host code stays disallowed, TensorRT's default
     if engine is None:
         raise CheckpointError(f"{path}: TensorRT cannot load it: {_lines(flavour)}")
-    return spec, EngineNetwork(engine, manifest, chosen)
+    return spec, EngineNetwork(engine, manifest, spec.shape[0], chosen)
 
 
 def _check_architecture(path: Path, manifest: EngineManifest, capability: tuple[int, int]) -> None:
@@ -247,7 +195,9 @@ def _check_architecture(path: Path, manifest: EngineManifest, capability: tuple[
     fits = here in manifest.architectures if manifest.architectures else capability >= (8, 0)
     if not fits:
         built = ", ".join(manifest.architectures) or "sm80 and newer"
-        raise CheckpointError(f"{path} was built for {built}, this GPU is {here}: stmd-export --trt --gpu-arch {here}")
+        raise CheckpointError(
+            f"{path} was built for {built}, this GPU is {here}: stmd-export --trt --gpu-arch {here}"
+        )
 
 
 def _no_gpu(device: torch.device) -> str:

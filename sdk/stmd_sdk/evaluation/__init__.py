@@ -1,0 +1,101 @@
+"""How true a sampler's draws are: certificates, coverage, distances, Wasserstein bounds, exact mixtures."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bounds import (
+        bounded_start,
+        consistency_monitor,
+        coupled_start,
+        flow_residual,
+        lipschitz_start,
+        sample_bound,
+        transition_bound,
+    )
+    from .certify import certify_model
+    from .controls import control_posteriors
+    from .coverage import heldout_certificate
+    from .distances import energy_distance, frechet_distance, mmd, sliced_w2
+    from .finding import Certificate, Finding
+    from .joint import JointDraws, joint_draws
+    from .kernel import control_certificates, kernel_certificate
+    from .mixtures import GaussianMixture, MixturePosterior, exact_velocity, mixture
+    from .neighbours import Neighbourhood, neighbourhood
+    from .report import Report
+    from .statistics import Estimate
+
+# Names are imported when first used, as those of the package itself.
+HOMES = {
+    "Certificate": "finding",
+    "Estimate": "statistics",
+    "Finding": "finding",
+    "GaussianMixture": "mixtures",
+    "JointDraws": "joint",
+    "MixturePosterior": "mixtures",
+    "Neighbourhood": "neighbours",
+    "Report": "report",
+    "bounded_start": "bounds",
+    "certify_model": "certify",
+    "consistency_monitor": "bounds",
+    "control_certificates": "kernel",
+    "control_posteriors": "controls",
+    "coupled_start": "bounds",
+    "energy_distance": "distances",
+    "exact_velocity": "mixtures",
+    "flow_residual": "bounds",
+    "frechet_distance": "distances",
+    "heldout_certificate": "coverage",
+    "joint_draws": "joint",
+    "kernel_certificate": "kernel",
+    "lipschitz_start": "bounds",
+    "mixture": "mixtures",
+    "mmd": "distances",
+    "neighbourhood": "neighbours",
+    "sample_bound": "bounds",
+    "sliced_w2": "distances",
+    "transition_bound": "bounds",
+}
+
+__all__ = [
+    "Certificate",
+    "Estimate",
+    "Finding",
+    "GaussianMixture",
+    "JointDraws",
+    "MixturePosterior",
+    "Neighbourhood",
+    "Report",
+    "bounded_start",
+    "certify_model",
+    "consistency_monitor",
+    "control_certificates",
+    "control_posteriors",
+    "coupled_start",
+    "energy_distance",
+    "exact_velocity",
+    "flow_residual",
+    "frechet_distance",
+    "heldout_certificate",
+    "joint_draws",
+    "kernel_certificate",
+    "lipschitz_start",
+    "mixture",
+    "mmd",
+    "neighbourhood",
+    "sample_bound",
+    "sliced_w2",
+    "transition_bound",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

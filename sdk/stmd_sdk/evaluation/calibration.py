@@ -1,10 +1,10 @@
 """Calibration of posterior draws, without an oracle: ranks, coverage, TARP, spread and skill, CRPS.
 
-One law carries every test here: given x_t, the truth x_0 and K exact draws are exchangeable. So for any number
-q(x, x_t), the rank of the truth's q among the draws' is uniform on {0, ..., K}: simulation-based calibration
-(Talts et al., 2018; Modrák et al., 2023). TARP (Lemos et al., 2023) is the rank of the distance to a random
-reference point. Ties take a random rank, by a key: constant pixels (MNIST's border, exactly -1) then rank
-uniformly if the draws are constant too, and miss if the draws wander.
+One law carries every test here: given x_t, the truth x_0 and K exact draws are exchangeable. So for any
+number q(x, x_t), the rank of the truth's q among the draws' is uniform on {0, ..., K}: simulation-based
+calibration (Talts et al., 2018; Modrák et al., 2023). TARP (Lemos et al., 2023) is the rank of the distance
+to a random reference point. Ties take a random rank, by a key: constant pixels (MNIST's border, exactly -1)
+then rank uniformly if the draws are constant too, and miss if the draws wander.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ EXPECTED = 5  # least expected count of a bin, for the chi-square law of a histo
 LIVELY = 0.1  # of c_out: below it a pixel counts as constant
 
 
-def ranks(
-    truth: Float[Tensor, "n *q"], draws: Float[Tensor, "K n *q"], noise: Noise
-) -> Int[Tensor, "n *q"]:
+def ranks(truth: Float[Tensor, "n *q"], draws: Float[Tensor, "K n *q"], noise: Noise) -> Int[Tensor, "n *q"]:
     """The rank of each truth among its K draws, in {0, ..., K}; ties at random."""
     below, ties = torch.zeros_like(truth), torch.zeros_like(truth)
     for one in draws:
@@ -51,13 +49,11 @@ def ranks(
     return (below + (noise.uniform(*truth.shape[1:]) * (ties + 1)).floor()).long()
 
 
-def tarp_ranks(
-    joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise
-) -> Int[Tensor, " n"]:
+def tarp_ranks(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise) -> Int[Tensor, " n"]:
     """Ranks of ‖x_0 - r‖ among ‖draw - r‖ (TARP), with one reference point r a pair.
 
-    r is drawn from N(c_skip x_t, c_out² I), the posterior of data N(0, σ_d² I). It depends on x_t, without which
-    TARP cannot see that a posterior ignores x_t, and lies at the posterior's own scale.
+    r is drawn from N(c_skip x_t, c_out² I), the posterior of data N(0, σ_d² I). It depends on x_t, without
+    which TARP cannot see that a posterior ignores x_t, and lies at the posterior's own scale.
     """
     t = joint.x_t.new_full((len(joint.x_t),), joint.t)
     r = ResidualTarget(schedule, sigma_data).decode(noise.fold(0).normal(*joint.x_t.shape[1:]), joint.x_t, t)
@@ -81,7 +77,8 @@ def uniformity(rank: Int[Tensor, " n"], draws: int) -> float:
     bins = draws + 1
     if len(rank) < EXPECTED * bins:
         raise InvalidArgumentError(
-            f"{len(rank)} pairs are too few for a histogram of {bins} ranks: at least {EXPECTED * bins} are needed"
+            f"{len(rank)} pairs are too few for a histogram of {bins} ranks: "
+            f"at least {EXPECTED * bins} are needed"
         )
     expected = len(rank) / bins
     statistic = float((histogram(rank, draws) - expected).square().sum() / expected)
@@ -96,8 +93,8 @@ def coverage_curve(rank: Int[Tensor, " n"], draws: int) -> Float[Tensor, " level
 def deviation(rank: Int[Tensor, " n"], draws: int) -> Estimate:
     """max_j |P(rank < j) - j / (K + 1)|, the largest distance of the coverage curve from the diagonal.
 
-    The error is that of the curve where it is farthest; the band is the 95 % quantile of the deviation that exact
-    draws show at this n and K, which falls as 1/√n.
+    The error is that of the curve where it is farthest; the band is the 95 % quantile of the deviation that
+    exact draws show at this n and K, which falls as 1/√n.
     """
     n = len(rank)
     curve = coverage_curve(rank, draws)
@@ -110,15 +107,17 @@ def deviation(rank: Int[Tensor, " n"], draws: int) -> Estimate:
 def interval_coverage(
     rank: Int[Tensor, "n q"], draws: int, level: float = 0.9, mask: Bool[Tensor, "n q"] | None = None
 ) -> Estimate:
-    """How often the central interval between order statistics of the draws covers the truth; exactly ``level``
-    for exact draws. Ranks of one pair depend on each other, so the error is taken over pairs.
+    """How often the central interval between two order statistics of the draws covers the truth.
+
+    Exactly ``level`` for exact draws. Ranks of one pair depend on each other: the error is taken over pairs.
 
     ``draws`` must make the level exact: 19, 39, ... for 0.9. ``mask`` leaves out some ranks.
     """
     outside = (1 - level) / 2 * (draws + 1)
     if round(outside) < 1 or abs(outside - round(outside)) > 1e-6:
         raise InvalidArgumentError(
-            f"{draws} draws have no central interval of level {level}: (draws + 1) (1 - level) / 2 must be an integer"
+            f"{draws} draws have no central interval of level {level}: "
+            "(draws + 1) (1 - level) / 2 must be an integer"
         )
     inside = (rank >= round(outside)) & (rank <= draws - round(outside))
     mask = torch.ones_like(inside) if mask is None else mask
@@ -137,10 +136,10 @@ def lively(joint: JointDraws, scale: float) -> Bool[Tensor, "n *d"]:
 
 
 def spread_skill(joint: JointDraws) -> Estimate:
-    """√( (1 + 1/K) E s² / E (mean draw - x_0)² ) over all pixels: 1 for exact draws, below it for overconfident ones.
+    """√( (1 + 1/K) E s² / E (mean draw - x_0)² ) over all pixels.
 
-    s² is the unbiased variance of K draws (Fortin et al., 2014). No ties and no rank, so constant pixels count
-    with what they are: nothing.
+    1 for exact draws, below it for overconfident ones. s² is the unbiased variance of K draws (Fortin et al., 2014). No ties and no rank, so constant pixels
+    count with what they are: nothing.
     """
     count = len(joint.draws)
     spread = joint.draws.var(dim=0).flatten(1).sum(dim=1) * (1 + 1 / count)

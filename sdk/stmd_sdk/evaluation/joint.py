@@ -1,4 +1,4 @@
-"""Joint draws: truths x_0, their noised x_t, and a posterior's draws given x_t. All of calibration rests on them."""
+"""Joint draws, on which all calibration rests: truths x_0, their noised x_t, and draws given x_t."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class JointDraws:
     draws: Float[Tensor, "K n *d"]
 
 
-def joint_draws(
+def joint_draws(  # noqa: PLR0917
     posterior: Posterior,
     schedule: VPSchedule,
     x_0: Float[Tensor, "n *d"],
@@ -54,7 +54,7 @@ def joint_draws(
 def draw(
     posterior: Posterior, x_t: Float[Tensor, "n *d"], t: float, count: int, noise: Noise
 ) -> Float[Tensor, "K n *d"]:
-    """``count`` draws of the posterior for each x_t, in batches. Raises for draws of another shape and for NaN."""
+    """``count`` draws for each x_t, in batches. Raises for draws of another shape and for NaN."""
     keys = noise.draws(count)
     size = max(1, min(ROWS, NUMBERS // x_t[0].numel()))
     draws = x_t.new_empty(count, *x_t.shape)
@@ -76,8 +76,8 @@ def check_posterior(posterior: Posterior, x_t: Float[Tensor, "n *d"], t: float, 
     second = _checked(posterior(x, rows, keys.fold(0)), x)
     if torch.equal(first[0], first[1]) or torch.equal(first, second):
         raise InvalidArgumentError(
-            "two keys give identical draws: the sampler ignores its seed, or it is a point estimate as DDPM's and "
-            "Mean Flow's; draw from the given Noise, one key a row"
+            "two keys give identical draws: the sampler ignores its seed, or is a point estimate as DDPM's "
+            "and Mean Flow's; draw from the given Noise, one key a row"
         )
 
 

@@ -20,9 +20,9 @@ __all__ = ["Neighbourhood", "neighbourhood"]
 class Neighbourhood:
     """How two samples lie among each other.
 
-    ``precision``: share of samples inside some real point's k-neighbourhood; ``recall``: the same with the roles
-    exchanged (Kynkäänniemi et al., 2019). ``density``: mean number of real neighbourhoods a sample lies in,
-    over k; ``coverage``: share of real neighbourhoods that hold a sample (Naeem et al., 2020).
+    ``precision``: share of samples inside some real point's k-neighbourhood; ``recall``: the same with the
+    roles exchanged (Kynkäänniemi et al., 2019). ``density``: mean number of real neighbourhoods a sample lies
+    in, over k; ``coverage``: share of real neighbourhoods that hold a sample (Naeem et al., 2020).
     """
 
     precision: float
@@ -31,14 +31,18 @@ class Neighbourhood:
     coverage: float
 
 
-def neighbourhood(real: Float[Tensor, "n *d"], samples: Float[Tensor, "m *d"], *, k: int = 5) -> Neighbourhood:
+def neighbourhood(
+    real: Float[Tensor, "n *d"], samples: Float[Tensor, "m *d"], *, k: int = 5
+) -> Neighbourhood:
     """Compare ``samples`` with ``real`` data (or the features of both).
 
     A point's k-neighbourhood is the closed ball to its k-th nearest other point of its own sample.
     """
     real, samples = real.flatten(1), samples.flatten(1)
     if real.shape[1] != samples.shape[1]:
-        raise InvalidArgumentError(f"two samples of one shape are needed, got {list(real.shape)}, {list(samples.shape)}")
+        raise InvalidArgumentError(
+            f"two samples of one shape are needed, got {list(real.shape)}, {list(samples.shape)}"
+        )
     if k < 1 or min(len(real), len(samples)) <= k:
         raise InvalidArgumentError(f"k = {k} neighbours need at least {k + 1} points a side and k >= 1")
     if not bool(real.isfinite().all() and samples.isfinite().all()):

@@ -56,7 +56,7 @@ def mean_estimate(values: Float[Tensor, " n"]) -> Estimate:
 
 
 def ratio_estimate(numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"]) -> Estimate:
-    """R = Σa / Σb over independent pairs, with the standard error of a - R b over mean(b) √n (delta method)."""
+    """R = Σa / Σb over independent pairs; its error is that of a - R b, over mean(b) (delta method)."""
     _several(len(numerator))
     a, b = numerator.double(), denominator.double()
     ratio = a.mean() / b.mean()
@@ -80,15 +80,15 @@ def chi_square_p_value(statistic: float, freedom: int) -> float:
 def combined_p_value(p_values: Sequence[float]) -> float:
     """One p-value of several dependent ones: Cauchy combination (Liu and Xie, 2020).
 
-    Under the hypothesis each tan((½ - p) π) is Cauchy, and so, in the tail, is their mean, however they depend on
-    each other. Unlike Bonferroni's it stays about uniform for strongly dependent tests.
+    Under the hypothesis each tan((½ - p) π) is Cauchy, and so, in the tail, is their mean, however they
+    depend on each other. Unlike Bonferroni's it stays about uniform for strongly dependent tests.
     """
     angles = [math.tan((0.5 - min(max(p, 1e-15), 1 - 1e-4)) * math.pi) for p in p_values]
     return 0.5 - math.atan(sum(angles) / len(angles)) / math.pi
 
 
 def holm(p_values: Sequence[float], level: float) -> list[bool]:
-    """Which hypotheses are rejected with at most ``level`` probability of any false rejection (Holm, 1979)."""
+    """Which hypotheses fall, with probability at most ``level`` of any false rejection (Holm, 1979)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     rejected = [False] * len(p_values)
     for step, i in enumerate(order):

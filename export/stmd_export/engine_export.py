@@ -1,0 +1,210 @@
+"""A proven ONNX file to an engine with its JSON, through a content-addressed cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from stmd_sdk.artefact import Artefact, Precision, read_onnx
+from stmd_sdk.backends.flavours import load_flavour
+from stmd_sdk.backends.onnx import load_onnx
+from stmd_sdk.backends.tensorrt import (
+    BatchProfile,
+    EngineManifest,
+    load_engine,
+    manifest_path,
+    read_engine,
+)
+from stmd_sdk.errors import CheckpointError, OutputError
+
+from .engine import MIN_OPSET, build, check_architectures
+from .onnx_export import report_path, versions
+from .parity import network_parity
+from .staging import staged
+
+__all__ = ["default_cache", "engine_key", "export_engine"]
+
+CACHE_VERSION = 1
+
+
+def default_cache() -> Path:
+    """``$STMD_CACHE``, or ``stmd`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("STMD_CACHE") or Path(home) / "stmd") / "engines"
+
+
+def export_engine(
+    onnx_file: Path,
+    out: Path,
+    *,
+    flavour: str | None = None,
+    batch: BatchProfile = BatchProfile(),  # noqa: B008  frozen
+    architectures: tuple[str, ...] = (),
+    cache: Path | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Build the engine of an ONNX file of :func:`export_onnx` into ``out``; returns the .engine file.
+
+    An engine that is in the cache is copied unless ``force``. Builders of the same engine wait for each other.
+    """
+    _, artefact = read_onnx(onnx_file)
+    if artefact.opset < MIN_OPSET:
+        raise CheckpointError(
+            f"{onnx_file}: opset {artefact.opset} is too low, TensorRT needs {MIN_OPSET}: export it again"
+        )
+    name, trt = load_flavour(flavour)
+    check_architectures(name, trt, architectures)
+    folder = default_cache() if cache is None else cache
+    key = engine_key(onnx_file, name, trt.__version__, batch, architectures)
+    kept = folder / f"{key}.engine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{key}.lock"):
+            if force or not _whole(kept):
+                _build_into(kept, onnx_file, name, trt, batch, architectures, say)
+            else:
+                say("the engine is in the cache")
+            target = out / f"{onnx_file.stem}.engine"
+            with staged(out) as stage:
+                shutil.copyfile(kept, stage / target.name)
+                shutil.copyfile(manifest_path(kept), manifest_path(stage / target.name))
+    except PermissionError as error:
+        raise OutputError(
+            f"cannot write in the cache {folder}: {error.strerror}; choose another with --cache-dir"
+        ) from error
+    return target
+
+
+def engine_key(
+    onnx_file: Path, flavour: str, tensorrt: str, batch: BatchProfile, architectures: tuple[str, ...]
+) -> str:
+    """The content address: graph and weights (and with them the precision), builder, profile, GPUs."""
+    facts = {
+        "cache": CACHE_VERSION,
+        "onnx": _digest(onnx_file),
+        "flavour": flavour,
+        "tensorrt": tensorrt,
+        "batch": str(batch),
+        "architectures": sorted(architectures),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and flavour == "tensorrt" else "",
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _whole(engine: Path) -> bool:
+    """Whether a cached engine is there and is what its JSON says."""
+    try:
+        read_engine(engine)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _build_into(
+    kept: Path, onnx_file: Path, flavour: str, trt: Any, batch: BatchProfile, architectures: tuple[str, ...],
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    started = time.monotonic()
+    spec, artefact = read_onnx(onnx_file)
+    timing = kept.parent / f"timing-{flavour}-{trt.__version__}.bin"
+    built = build(
+        onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, batch=batch,
+        architectures=architectures, timing_cache=timing.read_bytes() if timing.is_file() else b"", say=say,
+    )  # fmt: skip
+
+    def manifest(verified: bool, why: str, parity: dict[str, Any]) -> str:
+        return EngineManifest(
+            sha256=hashlib.sha256(built.data).hexdigest(),
+            flavour=flavour,
+            tensorrt=trt.__version__,
+            architectures=tuple(name.lower() for name in architectures) or _architectures_here(flavour),
+            batch=batch,
+            artefact=artefact,
+            onnx_sha256=_digest(onnx_file),
+            verified=verified,
+            why=why,
+            flags=built.flags,
+            layers=built.layers,
+            made_with={**versions(), flavour: trt.__version__},
+            seconds=round(time.monotonic() - started, 2),
+        ).to_json(json.loads(spec), parity)
+
+    with staged(kept.parent) as stage:
+        if built.timing_cache:
+            (stage / timing.name).write_bytes(built.timing_cache)
+        engine = stage / kept.name
+        engine.write_bytes(built.data)
+        why = _cannot_run(artefact, architectures)
+        manifest_path(engine).write_text(manifest(False, why, _parity_of(onnx_file)))
+        if not why:
+            say("comparing the engine with its ONNX graph")
+            found = _engine_parity(engine, onnx_file, artefact.precision, batch)
+            manifest_path(engine).write_text(manifest(True, "", found))
+
+
+def _architectures_here(flavour: str) -> tuple[str, ...]:
+    """``tensorrt`` builds for the GPU at hand; TensorRT-RTX by default for all from Ampere on."""
+    if flavour == "tensorrt-rtx" or not torch.cuda.is_available():
+        return ()
+    major, minor = torch.cuda.get_device_capability()
+    return (f"sm{major}{minor}",)
+
+
+def _cannot_run(artefact: Artefact, architectures: tuple[str, ...]) -> str:
+    """Why the engine cannot be checked on this machine; empty if it can."""
+    if not torch.cuda.is_available():
+        return "built on a machine without a GPU that PyTorch can use; its ONNX graph was compared instead"
+    major, minor = torch.cuda.get_device_capability()
+    if architectures and f"sm{major}{minor}" not in [name.lower() for name in architectures]:
+        return f"this GPU is sm{major}{minor}; its ONNX graph was compared instead"
+    return (
+        "a whole sampler has no backend that runs its engine; its ONNX graph was compared"
+        if artefact.kind == "sampler"
+        else ""
+    )
+
+
+def _engine_parity(
+    engine: Path, onnx_file: Path, precision: Precision, batch: BatchProfile
+) -> dict[str, Any]:
+    """Compare an engine on the GPU with its proven ONNX graph on the CPU."""
+    spec, network = load_engine(engine, None)
+    _, reference = load_onnx(onnx_file, torch.device("cpu"))
+
+    def on_gpu(x: torch.Tensor, times: torch.Tensor, /) -> torch.Tensor:
+        return network(x.cuda(), times.cuda()).cpu()
+
+    sizes = sorted({size for size in (1, 2, 3, batch.max) if batch.min <= size <= batch.max})
+    parity = network_parity(
+        spec,
+        reference,
+        on_gpu,
+        on_gpu,
+        precision,
+        sizes,
+        "the engine on the GPU against its ONNX graph on the CPU",
+    )
+    return parity.to_dict()
+
+
+def _parity_of(onnx_file: Path) -> dict[str, Any]:
+    """The report of the ONNX file, if it is still that file's."""
+    try:
+        report = json.loads(report_path(onnx_file).read_text())
+    except (OSError, ValueError):
+        return {}
+    return report["parity"] if report.get("sha256") == _digest(onnx_file) else {}
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,106 @@
+"""Certify a model: the certificate that fits its data, the controls, and the report's two files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checks import check_integer
+from ..data import ArrayData, load_data
+from ..errors import InvalidArgumentError
+from ..files import check_writable
+from ..noise import Noise
+from ..posterior import Posterior
+from ..sampler import Sampler
+from .coverage import HELDOUT_PAIRS, HELDOUT_TIMES, heldout_certificate
+from .kernel import CONTROL_PAIRS, PAIRS, control_certificates, kernel_certificate
+from .mixtures import GaussianMixture
+from .plot import Clouds, Gallery, clouds, gallery, write_page
+from .report import Report
+
+__all__ = ["certify_model"]
+
+
+def certify_model(
+    model: str | Path,
+    data: str | None = None,
+    *,
+    out: Path,
+    pairs: int | None = None,
+    mean_flow_steps: int = 1,
+    seed: int = 0,
+) -> Report:
+    """Certify a model against a mixture's exact posterior, or on held-out data, and write the report.
+
+    The report goes to ``out``.json and ``out``.png. Raises :class:`InvalidArgumentError` where there can be
+    no verdict: too few pairs, data of another shape, draws that are NaN or ignore their key. Then no file is
+    written.
+    """
+    as_json, as_page = (out.with_name(out.name + suffix) for suffix in (".json", ".png"))
+    for path in (as_json, as_page):
+        check_writable(path)
+    sampler = Sampler.from_pretrained(model)
+    source = load_data(sampler.spec.name if data is None else data, split="test")
+    if isinstance(source, GaussianMixture):
+        report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed)
+    else:
+        report, panel = _on_held_out(sampler, source, pairs, mean_flow_steps, seed)
+    write_page(report, panel, as_page)
+    report.write_json(as_json)
+    return report
+
+
+def _against_mixture(
+    sampler: Sampler, mixture: GaussianMixture, pairs: int | None, mean_flow_steps: int, seed: int
+) -> tuple[Report, Clouds]:
+
+    _same_shape(sampler, mixture.name, mixture.shape)
+    schedule, n = sampler.spec.schedule, PAIRS if pairs is None else pairs
+    posterior = _posterior(sampler, mean_flow_steps)
+    certificate = kernel_certificate(posterior, mixture, schedule, seed=seed, pairs=n, progress=True)
+    wrong = control_certificates(mixture, schedule, seed=seed, pairs=min(n, CONTROL_PAIRS), progress=True)
+    report = Report(sampler.spec.name, mixture.name, mean_flow_steps, str(sampler.device), certificate, wrong)
+    return report, clouds(posterior, mixture, schedule, seed=seed)
+
+
+def _on_held_out(
+    sampler: Sampler, data: ArrayData, pairs: int | None, mean_flow_steps: int, seed: int
+) -> tuple[Report, Gallery | None]:
+
+    spec = sampler.spec
+    _same_shape(sampler, data.name, data.shape)
+    n = min(len(data), HELDOUT_PAIRS if pairs is None else pairs)
+    chosen = Noise.of(seed, len(data)).uniform().argsort()[:n]
+    x_0 = spec.codec.encode(data[chosen])
+    posterior = _posterior(sampler, mean_flow_steps)
+    certificate = heldout_certificate(
+        posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=True
+    )
+    report = Report(spec.name, data.name, mean_flow_steps, str(sampler.device), certificate, {})
+    images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
+    panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
+    return report, panel
+
+
+def _posterior(sampler: Sampler, mean_flow_steps: int) -> Posterior:
+    """The model's posterior on its own device, for states and keys on the CPU."""
+    steps, device = check_integer("mean_flow_steps", mean_flow_steps, 1), sampler.device
+    inner = sampler.spec.build_posterior(sampler.network, steps)
+
+    def posterior(
+        x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
+    ) -> Float[Tensor, "b *d"]:
+        return inner(x_t.to(device), t.to(device), noise.to(device)).cpu()
+
+    return posterior
+
+
+def _same_shape(sampler: Sampler, name: str, shape: tuple[int, ...]) -> None:
+
+    if sampler.spec.shape != shape:
+        raise InvalidArgumentError(
+            f"{sampler.spec.name} draws samples of shape {list(sampler.spec.shape)}, "
+            f"{name} holds {list(shape)}: give the data that the model was trained on with --data"
+        )

@@ -1,0 +1,103 @@
+"""What a certificate holds: findings with errors, bands and p-values, and the two ways to judge them.
+
+*Tolerance* is the verdict for models. A trained model is never exact, and a significance test rejects it
+given enough pairs; so a model passes if every estimate lies within its measure's tolerance. The band (95 %)
+is printed beside it, and a band wider than the tolerance gives no verdict: the error says how many pairs are
+needed.
+
+*Significance* is the judgement of the instrument: exact draws must not be rejected, controls must. The
+hypothesis is that the draws are exact; Holm's correction over all findings keeps the probability of any false
+rejection at the stated level.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from ..errors import InvalidArgumentError
+from .statistics import Estimate, holm, normal_p_value
+
+__all__ = ["LEVEL", "Certificate", "Curves", "Finding", "z_p_value"]
+
+LEVEL = 0.05
+
+
+@final
+@dataclass(frozen=True)
+class Finding:
+    """One measure at one t. ``target`` is its value for exact draws, where that is known, and ``tolerance``
+    how far off a model may be; without a p-value it is no test, without a tolerance it has no part in the
+    verdict.
+    """
+
+    measure: str
+    t: float
+    estimate: Estimate
+    target: float | None
+    p_value: float | None = None
+    tolerance: float | None = None
+
+    @property
+    def within(self) -> bool:
+        """Whether the estimate lies within the tolerance."""
+        if self.tolerance is None or self.target is None:
+            return True
+        return abs(self.estimate.value - self.target) <= self.tolerance
+
+
+@final
+@dataclass(frozen=True)
+class Curves:
+    """What the report draws at one t: TARP's coverage at levels j / (K + 1), and counts of ranks."""
+
+    t: float
+    coverage: list[float]
+    ranks: list[int]
+
+
+@final
+@dataclass(frozen=True)
+class Certificate:
+    """All findings about one posterior."""
+
+    findings: tuple[Finding, ...]
+    curves: tuple[Curves, ...]
+    pairs: int
+    draws: int
+    seed: int
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every finding lies within its tolerance; raises where the pairs are too few to tell."""
+        for finding in self.findings:
+            if finding.tolerance is not None and finding.estimate.band > finding.tolerance:
+                needed = math.ceil(self.pairs * (finding.estimate.band / finding.tolerance) ** 2)
+                raise InvalidArgumentError(
+                    f"{self.pairs} pairs are too few for a verdict: they tell {finding.measure} at "
+                    f"t = {finding.t:g} to ±{finding.estimate.band:.2g}, its tolerance is {finding.tolerance:g}; "
+                    f"about {needed} pairs are needed"
+                )
+        return all(finding.within for finding in self.findings)
+
+    @property
+    def tests(self) -> list[Finding]:
+        """The findings that have a p-value, the smallest first."""
+        tests = [finding for finding in self.findings if finding.p_value is not None]
+        return sorted(tests, key=lambda finding: finding.p_value or 0.0)
+
+    def rejected(self, level: float = LEVEL) -> list[Finding]:
+        """The findings that contradict exact draws, at an overall ``level`` (Holm)."""
+        tests = self.tests
+        verdicts = holm([finding.p_value or 0.0 for finding in tests], level)
+        return [finding for finding, verdict in zip(tests, verdicts, strict=True) if verdict]
+
+
+def z_p_value(estimate: Estimate, target: float, *, one_sided: bool = False) -> float:
+    """The normal p-value of an estimate against its target."""
+    gap = estimate.value - target
+    if estimate.error == 0:
+        return 1.0 if gap == 0 else 0.0
+    return normal_p_value(gap / estimate.error, one_sided=one_sided)

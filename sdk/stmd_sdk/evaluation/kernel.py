@@ -1,0 +1,269 @@
+"""The kernel certificate: a posterior's draws against the exact p(x_0 | x_t) of a Gaussian mixture.
+
+At each t: pairs x_0 ~ data, x_t ~ q(x_t | x_0), K draws of the posterior for each x_t, and six measures.
+
+- *variance ratio*: E s² / E tr Cov[x_0 | x_t], with s² the unbiased variance of the K draws of one x_t, which
+  needs no mean, and the oracle's exact trace. 1 for exact draws.
+- *mode mass*: the largest error of the mean posterior mass over modes. A draw counts for mode j with p(j |
+  x_0 = draw), whose mean over exact draws is p(j | x_t). Modes are told apart twice, by name and by their
+  rank in p(j | x_t): draws that ignore x_t can hit every name's mean, but not every rank's.
+- *energy distance*: E[2 ‖y - o‖ - ‖y - y'‖ - ‖o - o'‖] of draws y and oracle draws o of the same x_t, over
+  E‖o - o'‖; unbiased, so the oracle against itself shows 0 ± its error: the *floor*.
+- *TARP*: the largest deviation of the coverage of random balls (:mod:`.calibration`).
+- *ranks*: the largest deviation of the rank of the truth among the draws, along eight random directions.
+- *two steps*: t → u → 0 against t → 0 with u = t/2, the posterior's own draws, as an energy distance on the
+  scale of the oracle's. For exact draws the two agree (the semigroup law); s = 0 is where a difference shows
+  most.
+
+Their p-values are for the hypothesis of exact draws: normal for means, Kolmogorov's on a grid for TARP,
+Pearson's for ranks; several modes or directions make one p-value by Cauchy combination.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import InvalidArgumentError
+from ..noise import Noise
+from ..posterior import Posterior
+from ..progress import progress_bar
+from ..schedule import VPSchedule
+from .controls import control_posteriors
+from .coverage import calibration_findings
+from .finding import Certificate, Curves, Finding, z_p_value
+from .joint import JointDraws, check_posterior, draw
+from .mixtures import CHUNK, GaussianMixture
+from .statistics import (
+    Estimate,
+    bridge_quantile,
+    combined_p_value,
+    mean_estimate,
+    ratio_estimate,
+)
+
+__all__ = [
+    "CONTROL_PAIRS",
+    "DRAWS",
+    "PAIRS",
+    "TIMES",
+    "TOLERANCES",
+    "control_certificates",
+    "kernel_certificate",
+]
+
+TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+PAIRS, CONTROL_PAIRS, LEAST_PAIRS = 16384, 4096, 500
+DRAWS, LEAST_DRAWS, ORACLE_DRAWS = 8, 4, 4
+MASS_DRAWS = 2  # draws a pair whose modes are counted
+MASS_INFORMATION = (
+    25  # Σ p(j | x_t) (1 - p(j | x_t)) below which a mode's mass is no test: its law is not normal
+)
+
+TOLERANCES = {
+    "variance ratio": 0.03,
+    "mode mass": 0.02,
+    "energy distance": 0.01,
+    "TARP": 0.02,
+    "ranks": 0.02,
+    "two steps": 0.02,
+}
+
+
+def kernel_certificate(
+    posterior: Posterior,
+    mixture: GaussianMixture,
+    schedule: VPSchedule,
+    *,
+    seed: int = 0,
+    pairs: int = PAIRS,
+    draws: int = DRAWS,
+    times: Sequence[float] = TIMES,
+    progress: bool = False,
+) -> Certificate:
+    """Certify any posterior (x_t, t, noise) -> x_0 against the exact one of ``mixture``.
+
+    Costs about pairs × (draws + 2) draws at each of ``times``. Raises :class:`InvalidArgumentError` for too
+    few pairs or draws, NaN, draws of another shape, and samplers that ignore their key.
+    """
+    first = Noise.of(seed, 2)
+    check_posterior(posterior, mixture.sample(first), float(times[-1]), first)
+    return _certificate(posterior, mixture, schedule, seed, pairs, draws, times, progress)
+
+
+def control_certificates(
+    mixture: GaussianMixture,
+    schedule: VPSchedule,
+    *,
+    seed: int = 0,
+    pairs: int = CONTROL_PAIRS,
+    draws: int = DRAWS,
+    times: Sequence[float] = TIMES,
+    progress: bool = False,
+) -> dict[str, Certificate]:
+    """The certificates of the controls of ``mixture``: each must be rejected, over all t together.
+
+    (A moment-matched Gaussian is exact at every t where the posterior has one mode.)
+    """
+    return {
+        name: _certificate(control, mixture, schedule, seed, pairs, draws, times, progress)
+        for name, control in control_posteriors(mixture, schedule).items()
+    }
+
+
+def least_pairs(draws: int) -> int:
+    """Pairs for which exact draws keep TARP's tolerance with 95 % probability."""
+    return int((bridge_quantile(draws) / TOLERANCES["TARP"]) ** 2) + 1
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OraclePairs:
+    """Pairs at one t and what the oracle knows of them; ``oracle`` is the truth and further draws."""
+
+    x_0: Float[Tensor, "n d"]
+    x_t: Float[Tensor, "n d"]
+    t: float
+    oracle: Float[Tensor, "L n d"]
+    mass: Float[Tensor, "n k"]
+    trace: Float[Tensor, " n"]
+
+
+def oracle_pairs(mixture: GaussianMixture, schedule: VPSchedule, t: float, noise: Noise) -> OraclePairs:
+    """x_0 ~ data, x_t ~ q(x_t | x_0), and their exact posteriors."""
+    x_0 = mixture.sample(noise.fold(0))
+    x_t = schedule.marginal(x_0, x_0.new_full((len(x_0),), t), noise.fold(1).normal(*mixture.shape))
+    keys = noise.fold(2).draws(ORACLE_DRAWS - 1)
+    size = _rows(mixture)
+    components, results = mixture.components, []
+    for start in range(0, len(x_t), size):
+        rows = x_t[start : start + size].double()
+        times = torch.full((len(rows),), t, dtype=torch.float64)
+        look = components.look(rows, schedule.alpha(times), schedule.sigma(times))
+        further = [
+            components.draw(look, keys[k * len(x_t) + start :][: len(rows)]) for k in range(ORACLE_DRAWS - 1)
+        ]
+        results.append(
+            (torch.stack(further), look.log_responsibilities.exp(), components.covariance_trace(look))
+        )
+    further, mass, trace = (
+        torch.cat(parts, dim=-2 if parts[0].ndim > 1 else 0) for parts in zip(*results, strict=True)
+    )
+    return OraclePairs(x_0, x_t, t, torch.cat([x_0[None], further.float()]), mass, trace)
+
+
+def _certificate(  # noqa: PLR0917
+    posterior: Posterior,
+    mixture: GaussianMixture,
+    schedule: VPSchedule,
+    seed: int,
+    pairs: int,
+    draws: int,
+    times: Sequence[float],
+    progress: bool,
+) -> Certificate:
+    if pairs < LEAST_PAIRS or draws < LEAST_DRAWS:
+        raise InvalidArgumentError(
+            f"{pairs} pairs with {draws} draws are too few for the tests' level: at least {LEAST_PAIRS} "
+            f"pairs with {LEAST_DRAWS} draws are needed, and {least_pairs(max(draws, LEAST_DRAWS))} pairs for a verdict"
+        )
+    begun, findings, curves = time.monotonic(), list[Finding](), list[Curves]()
+    with progress_bar("certifying", len(times), "times", progress) as advance:
+        for i, t in enumerate(times):
+            noise = Noise.of(seed, pairs).fold(i)
+            known = oracle_pairs(mixture, schedule, t, noise.fold(0))
+            joint = JointDraws(known.x_0, known.x_t, t, draw(posterior, known.x_t, t, draws, noise.fold(1)))
+            findings += _against_oracle(joint, known, mixture)
+            more, curve = calibration_findings(
+                joint, schedule, mixture.root_mean_square(), noise.fold(2), tolerance=TOLERANCES["TARP"]
+            )
+            findings += more
+            findings.append(_two_steps(posterior, joint, known, schedule, noise.fold(3)))
+            curves.append(curve)
+            advance()
+    return Certificate(tuple(findings), tuple(curves), pairs, draws, seed, time.monotonic() - begun)
+
+
+def _against_oracle(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture) -> Iterator[Finding]:
+    """Variance ratio, mode mass, energy distance and its floor."""
+    spread = joint.draws.var(dim=0).sum(dim=1).double()
+    excess = mean_estimate(spread - known.trace)
+    yield _finding(
+        "variance ratio", joint.t, ratio_estimate(spread, known.trace), 1.0, z_p_value(excess, 0.0)
+    )
+    yield _mode_mass(joint, known, mixture)
+    apart = ratio_estimate(*conditional_energy(joint.draws, known.oracle))
+    yield _finding("energy distance", joint.t, apart, 0.0, z_p_value(apart, 0.0, one_sided=True))
+    half = ORACLE_DRAWS // 2
+    floor = ratio_estimate(*conditional_energy(known.oracle[:half], known.oracle[half:]))
+    yield Finding("energy floor", joint.t, floor, 0.0)
+
+
+def conditional_energy(
+    y: Float[Tensor, "K n d"], o: Float[Tensor, "L n d"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """2 mean ‖y - o‖ - mean ‖y - y'‖ - mean ‖o - o'‖ for each x_t over distinct draws; and the last mean."""
+    y, o = y.transpose(0, 1), o.transpose(0, 1)
+
+    def within(x: Tensor) -> Tensor:
+        return torch.cdist(x, x).sum(dim=(1, 2)) / (x.shape[1] * (x.shape[1] - 1))
+
+    scale = within(o)
+    return 2 * torch.cdist(y, o).mean(dim=(1, 2)) - within(y) - scale, scale
+
+
+def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture) -> Finding:
+    found = torch.stack([_responsibilities(mixture, one) for one in joint.draws[:MASS_DRAWS]]).mean(dim=0)
+    order = known.mass.argsort(dim=1, descending=True)
+    error = torch.cat([found - known.mass, (found - known.mass).gather(1, order)], dim=1)
+    chance = known.mass * (1 - known.mass)
+    informed = torch.cat([chance.sum(dim=0), chance.gather(1, order).sum(dim=0)]) > MASS_INFORMATION
+    estimates = [mean_estimate(column) for column in error.T]
+    largest = max(estimates, key=lambda one: abs(one.value))
+    p_values = [z_p_value(one, 0.0) for one, use in zip(estimates, informed.tolist(), strict=True) if use]
+    return _finding(
+        "mode mass",
+        joint.t,
+        Estimate(abs(largest.value), largest.error, largest.band),
+        0.0,
+        combined_p_value(p_values) if p_values else 1.0,
+    )
+
+
+def _responsibilities(mixture: GaussianMixture, x_0: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+    """p(j | x_0)."""
+    parts: list[Tensor] = []
+    for x in x_0.double().split(_rows(mixture)):
+        one = torch.ones(len(x), dtype=torch.float64)
+        parts.append(mixture.components.look(x, one, 0 * one).log_responsibilities.exp())
+    return torch.cat(parts)
+
+
+def _two_steps(
+    posterior: Posterior, joint: JointDraws, known: OraclePairs, schedule: VPSchedule, noise: Noise
+) -> Finding:
+    """t → t/2 → 0 from two of the draws, against the others, which went t → 0."""
+    n, u = len(joint.x_t), joint.t / 2
+    from_t, to_u = joint.x_t.new_full((n,), joint.t), joint.x_t.new_full((n,), u)
+    ends: list[Tensor] = []
+    for k, x_0 in enumerate(joint.draws[:2]):
+        x_u = schedule.bridge(x_0, joint.x_t, from_t, to_u, noise.fold(2 * k).normal(*x_0.shape[1:]))
+        ends.append(draw(posterior, x_u, u, 1, noise.fold(2 * k + 1))[0])
+    apart, _ = conditional_energy(torch.stack(ends), joint.draws[2:])
+    _, scale = conditional_energy(joint.draws[:2], known.oracle)
+    gap = ratio_estimate(apart, scale)
+    return _finding("two steps", joint.t, gap, 0.0, z_p_value(gap, 0.0, one_sided=True))
+
+
+def _finding(measure: str, t: float, found: Estimate, target: float, p_value: float) -> Finding:
+    return Finding(measure, t, found, target, p_value, TOLERANCES[measure])
+
+
+def _rows(mixture: GaussianMixture) -> int:
+    return max(1, CHUNK // mixture.means.numel())

@@ -1,0 +1,157 @@
+"""The report of a certificate: verdict, table, JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from .. import __version__
+from ..errors import InvalidArgumentError
+from ..files import written_whole
+from .finding import LEVEL, Certificate, Finding
+
+__all__ = ["Report"]
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """A model's certificate, and the controls' beside it where an oracle made them possible."""
+
+    model: str
+    data: str
+    mean_flow_steps: int
+    device: str
+    certificate: Certificate
+    controls: dict[str, Certificate]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model is within tolerance, by an instrument that rejects every control.
+
+        Raises :class:`InvalidArgumentError` where the pairs are too few for either.
+        """
+        for name, control in self.controls.items():
+            if not control.rejected() or all(finding.within for finding in control.findings):
+                raise InvalidArgumentError(
+                    f"{control.pairs} pairs cannot tell the control {name!r} from exact draws, so there is "
+                    f"no verdict; try {4 * control.pairs} pairs"
+                )
+        return self.certificate.passed
+
+    def table(self) -> Group:
+        """What ``stmd certify`` prints."""
+        certificate = self.certificate
+        times = list(dict.fromkeys(finding.t for finding in certificate.findings))
+        table = Table(title=f"{self.model} on {self.data}, M = {self.mean_flow_steps}", title_justify="left")
+        table.add_column("measure")
+        for t in times:
+            table.add_column(f"t = {t:g}", justify="right")
+        table.add_column("tolerance", justify="right")
+        for measure in dict.fromkeys(finding.measure for finding in certificate.findings):
+            row = {finding.t: finding for finding in certificate.findings if finding.measure == measure}
+            table.add_row(measure, *(_cell(row[t]) for t in times), _tolerance(row[times[0]]))
+        lines = [Text(f"control {name}: {_evidence(control)}") for name, control in self.controls.items()]
+        return Group(table, *lines, self._summary())
+
+    def write_json(self, path: Path) -> None:
+        """Everything in the table, with standard errors, bands, p-values, seed and environment."""
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(self._facts(), indent=1) + "\n")
+
+    def _summary(self) -> Text:
+        certificate = self.certificate
+        off, tests = len(certificate.rejected()), len(certificate.tests)
+        exact = (
+            f"{off} of {tests} tests tell the draws from exact ones at an overall level of {LEVEL:g} (Holm)"
+        )
+        cost = f"{certificate.pairs} pairs, {certificate.draws} draws, {certificate.seconds:.0f} s"
+        text = Text("PASS", style="bold green") if self.passed else Text("FAIL", style="bold red")
+        where = (
+            "every estimate is within its tolerance"
+            if self.passed
+            else "estimates in red are out of tolerance"
+        )
+        return text.append(f": {where}; {exact}; {cost}", style="default not bold")
+
+    def _facts(self) -> dict[str, Any]:
+        certificate = self.certificate
+        return {
+            "model": self.model,
+            "data": self.data,
+            "verdict": "pass" if self.passed else "fail",
+            "mean_flow_steps": self.mean_flow_steps,
+            "inference_steps": 1,
+            "pairs": certificate.pairs,
+            "draws": certificate.draws,
+            "seed": certificate.seed,
+            "level": LEVEL,
+            "seconds": round(certificate.seconds, 2),
+            "findings": [_facts(finding) for finding in certificate.findings],
+            "rejected": [f"{finding.measure} at t = {finding.t:g}" for finding in certificate.rejected()],
+            "curves": [asdict(curves) for curves in certificate.curves],
+            "controls": {name: _control_facts(control) for name, control in self.controls.items()},
+            "environment": {
+                "stmd_sdk": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "machine": platform.platform(),
+                "device": self.device,
+                "threads": torch.get_num_threads(),
+            },
+        }
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    return {
+        "measure": finding.measure,
+        "t": finding.t,
+        "value": finding.estimate.value,
+        "standard_error": finding.estimate.error,
+        "band_95": finding.estimate.band,
+        "target": finding.target,
+        "tolerance": finding.tolerance,
+        "within": finding.within,
+        "p_value": finding.p_value,
+    }
+
+
+def _control_facts(control: Certificate) -> dict[str, Any]:
+    return {
+        "rejected": bool(control.rejected()),
+        "within_tolerance": all(finding.within for finding in control.findings),
+        "pairs": control.pairs,
+        "strongest": _facts(control.tests[0]),
+        "findings": [_facts(finding) for finding in control.findings],
+    }
+
+
+def _cell(finding: Finding) -> Text:
+    style = "" if finding.tolerance is None else "green" if finding.within else "bold red"
+    return Text(f"{finding.estimate.value:.3f} ±{finding.estimate.error:.3f}", style=style)
+
+
+def _tolerance(finding: Finding) -> str:
+    if finding.tolerance is None or finding.target is None:
+        return ""
+    if finding.target == 0:
+        return f"{finding.tolerance:g}"
+    return f"{finding.target - finding.tolerance:g} to {finding.target + finding.tolerance:g}"
+
+
+def _evidence(control: Certificate) -> str:
+    rejected, first = control.rejected(), control.tests[0]
+    if not rejected:
+        return "NOT rejected"
+    return (
+        f"rejected by {len(rejected)} of {len(control.tests)} tests, first by {first.measure} "
+        f"at t = {first.t:g} ({first.estimate.value:.3f} ±{first.estimate.error:.3f}, p = {first.p_value:.1g})"
+    )

@@ -1,0 +1,138 @@
+"""The architecture, read from the source: who may import whom, and what nobody may use."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    name: ROOT / folder / name
+    for folder, name in [("sdk", "stmd_sdk"), ("training", "stmd_training"), ("export", "stmd_export")]
+}
+FILES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(), str(path))
+    for folder in (*PACKAGES.values(), ROOT / "benchmarks")
+    for path in sorted(folder.rglob("*.py"))
+}
+# Random functions of PyTorch that read its global generator where no generator is given.
+DRAWS = {
+    "rand",
+    "randn",
+    "rand_like",
+    "randn_like",
+    "randint",
+    "randperm",
+    "normal",
+    "bernoulli",
+    "multinomial",
+}
+
+
+def _imports(tree):
+    """Every module that a file imports, at its top or inside a function: absolute names alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+
+
+def _files_of(package):
+    return {name: tree for name, tree in FILES.items() if f"/{package}/" in name}
+
+
+def _importers(files, *modules):
+    return {
+        name
+        for name, tree in files.items()
+        for imported in _imports(tree)
+        if any(imported == module or imported.startswith(f"{module}.") for module in modules)
+    }
+
+
+def _dotted(node):
+    """``torch.random.manual_seed`` of an attribute chain, or the empty string."""
+    if isinstance(node, ast.Name):
+        return node.id
+    below = _dotted(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{below}.{node.attr}" if below else ""
+
+
+def _mentions(tree):
+    return {_dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | set(_imports(tree))
+
+
+def test_the_reading_itself_finds_imports_and_mentions():
+    tree = ast.parse(
+        "import a.b\ndef f():\n    from c import d\n    e.f.g()\nimport_module('h.i')\nfrom .j import k"
+    )
+    assert set(_imports(tree)) == {"a.b", "c", "c.d", "h.i"}
+    assert {"e.f.g", "e.f"} <= _mentions(tree)
+    assert len(_files_of("stmd_sdk")) > 15
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("stmd_sdk", ["stmd_training", "stmd_export", "benchmarks", "tests"]),
+        ("stmd_training", ["stmd_export", "benchmarks", "tests"]),
+        ("stmd_export", ["stmd_training", "benchmarks", "tests"]),
+    ],
+)
+def test_packages_see_only_what_is_below_them(package, forbidden):
+    assert _importers(_files_of(package), *forbidden) == set()
+
+
+def test_nothing_that_executes_a_file_is_used():
+    assert _importers(FILES, "pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal") == set()
+    loads = ("torch.load", "torch.save", "torch.jit.load", "torch.package")
+    assert {name for name, tree in FILES.items() if _mentions(tree) & set(loads)} == set()
+    calls = {"eval", "exec"}
+    executed = {
+        name
+        for name, tree in FILES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in calls
+    }
+    assert executed == set()
+
+
+@pytest.mark.parametrize("package", ["stmd_sdk", "stmd_training"])
+def test_randomness_is_a_noise_key(package):
+    draws = {f"torch.{name}" for name in DRAWS}
+    found = {
+        (name, mention)
+        for name, tree in _files_of(package).items()
+        for mention in _mentions(tree)
+        if mention in draws or mention.startswith(("np.random", "numpy.random", "random."))
+    }
+    assert found == set()
+
+
+def test_the_schedule_alone_knows_beta():
+    readers = {
+        name
+        for name, tree in FILES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("beta_min", "beta_max")
+    }
+    assert readers == {"sdk/stmd_sdk/schedule.py"}
+
+
+def test_diffusers_is_imported_by_the_u_net_alone_when_a_module_is_imported():
+    at_the_top = {
+        name
+        for name, tree in FILES.items()
+        for node in tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for imported in _imports(node)
+        if imported.split(".")[0] == "diffusers"
+    }
+    assert at_the_top == {"sdk/stmd_sdk/networks/unet.py"}

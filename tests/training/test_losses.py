@@ -1,0 +1,182 @@
+"""Laws of the losses: exact models are their minima, both derivatives agree, the energy score is proper."""
+
+import pytest
+import torch
+from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import STMDPosterior
+from stmd_sdk.schedule import VPSchedule, expand
+from stmd_sdk.target import ResidualTarget, X0Target
+from stmd_training.losses import DDPMLoss, FlowLoss, MeanFlowLoss, STMDLoss, energy_score
+from stmd_training.times import TimeSampler
+
+SCHEDULE = VPSchedule()
+DEVIATION = 0.5
+PLAIN = FlowLoss(power=0.0)
+
+
+def gaussian(n, seed=0, d=3):
+    """Data N(0, DEVIATION² I)."""
+    return DEVIATION * Noise.of(seed, n).fold(99).normal(d)
+
+
+def posterior_moments(t, x_t):
+    alpha, variance = SCHEDULE.alpha(t), SCHEDULE.variance(t)
+    total = alpha**2 * DEVIATION**2 + variance
+    mean = expand(alpha * DEVIATION**2 / total, x_t) * x_t
+    return mean, expand(DEVIATION * (variance / total).sqrt(), x_t)
+
+
+def exact_average_velocity(x, times):
+    """u(z, r, τ | x_t, t) of Gaussian data: the flow maps quantiles, z_τ = m_τ + s_τ ε with the same ε at every τ."""
+    z, x_t = x.chunk(2, dim=1)
+    tau, interval, t = times.unbind(1)
+    r = tau - interval
+    mean, deviation = posterior_moments(t, x_t)
+
+    def moments(time):
+        time = expand(time, z)
+        return (1 - time) * mean, ((1 - time) ** 2 * deviation**2 + time**2).sqrt()
+
+    (mean_tau, scale_tau), (mean_r, scale_r) = moments(tau), moments(r)
+    quantile = (z - mean_tau) / scale_tau
+    z_r = mean_r + scale_r * quantile
+    slope = (mean_tau - z_r + scale_tau * quantile) / expand(interval, z).clamp(min=1e-6)
+    h = 1e-3
+    mean_h, scale_h = moments(tau - h)
+    instant = (z - mean_h - scale_h * quantile) / h
+    return torch.where(expand(interval, z) > 1e-3, slope, instant)
+
+
+def perturbed(x, times):
+    return exact_average_velocity(x, times) + 0.1 * x.chunk(2, dim=1)[0].sin()
+
+
+def test_the_gradient_of_the_stmd_loss_vanishes_at_the_exact_model():
+    n = 100_000
+    scale = torch.ones(3, requires_grad=True)
+    shift = torch.zeros(3, requires_grad=True)
+
+    def network(x, times):
+        return scale * exact_average_velocity(x, times) + shift
+
+    losses = STMDLoss(SCHEDULE, flow=PLAIN)(network, gaussian(n), Noise.of(1, n))
+    for parameter in (scale, shift):
+        (gradient,) = torch.autograd.grad(losses.mean(), parameter, retain_graph=True)
+        # The noise of the gradient: |Δ| is of order 1 a coordinate, so its mean's error is of order n^-1/2.
+        assert gradient.abs().max() < 12 / n**0.5
+    worse = STMDLoss(SCHEDULE, flow=PLAIN)(perturbed, gaussian(n), Noise.of(1, n))
+    assert worse.mean() > losses.mean() + 1e-3
+
+
+@pytest.mark.parametrize("output", ["velocity", "clean"])
+def test_central_differences_agree_with_forward_mode(output):
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.Linear(9, 32), torch.nn.Tanh(), torch.nn.Linear(32, 3))
+
+    def network(x, times):
+        return layer(torch.cat([x, times], dim=1))
+
+    x_0, noise = gaussian(256), Noise.of(0, 256)
+    values = [
+        STMDLoss(SCHEDULE, output=output, flow=FlowLoss(power=0.0, derivative=derivative))(network, x_0, noise)
+        for derivative in ("jvp", "central")
+    ]
+    torch.testing.assert_close(values[0], values[1], rtol=5e-3, atol=1e-3)
+
+
+def test_the_target_carries_no_gradient():
+    """With r = 0 the target contains the network's derivative; only the prediction may be differentiated."""
+    weight = torch.tensor(0.3, requires_grad=True)
+    noise, x_0 = Noise.of(0, 64), gaussian(64)
+    flow = FlowLoss(TimeSampler(moving_share=1.0), power=0.0)
+
+    def velocity(z, r, tau, rows):
+        return weight * z * expand(tau, z)
+
+    epsilon = noise.fold(5).normal(3)
+    (gradient,) = torch.autograd.grad(flow(velocity, x_0, epsilon, noise).mean(), weight)
+    tau, r = flow.times(noise)
+    z = (1 - tau[:, None]) * x_0 + tau[:, None] * epsilon
+    v = epsilon - x_0
+    derivative = 0.3 * (v * tau[:, None] + z)
+    error = 0.3 * z * tau[:, None] - (v - (tau - r)[:, None] * derivative)
+    by_hand = (2 * error * z * tau[:, None]).sum(1).mean() / 3
+    torch.testing.assert_close(gradient, by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_the_adaptive_weight_scales_the_gradient_of_each_sample():
+    """The gradient of w ‖Δ‖² with w held fixed is (‖Δ‖² + c)^-p times that of ‖Δ‖²."""
+    x_0, noise = gaussian(8), Noise.of(3, 8)
+    epsilon = noise.fold(1).normal(3)
+
+    def gradients(power):
+        offset = torch.zeros(8, 3, requires_grad=True)
+        flow = FlowLoss(TimeSampler(moving_share=0.0), power=power, offset=1e-3)
+        losses = flow(lambda z, r, tau, rows: z + offset[rows], x_0, epsilon, noise)
+        (gradient,) = torch.autograd.grad(losses.sum(), offset)
+        return gradient * 3 ** (1 - power), losses
+
+    plain, squares = gradients(0.0)
+    weighted, _ = gradients(0.75)
+    expected = plain * (3 * squares.detach()[:, None] + 1e-3) ** -0.75
+    torch.testing.assert_close(weighted, expected)
+
+
+@pytest.mark.parametrize("target", [X0Target(), ResidualTarget(SCHEDULE, DEVIATION)])
+def test_the_energy_score_is_least_for_the_true_posterior(target):
+    n = 60_000
+    noise, t = Noise.of(7, n), torch.full((n,), 0.4)
+    x_0 = gaussian(n)
+    x_t = SCHEDULE.marginal(x_0, t, noise.fold(1).normal(3))
+    y = target.encode(x_0, x_t, t)
+    mean, deviation = posterior_moments(t, x_t)
+    _, c_out = target.coefficients(t)
+    mean_y, deviation_y = target.encode(mean, x_t, t).repeat(2, 1), (deviation / c_out[:, None]).repeat(2, 1)
+
+    def score(spread, shift=0.0):
+        # velocity at (ε, 0, 1) is ε - ŷ
+        posterior = STMDPosterior(lambda x, _: x[:, :3] - (mean_y + shift + spread * deviation_y * x[:, :3]), target)
+        return energy_score(posterior, y, x_t, t, noise).double()
+
+    exact = score(1.0)
+    for other in (score(0.7), score(1.4), score(1.0, shift=0.15), score(0.0)):
+        difference = other - exact
+        assert difference.mean() > 3 * difference.std() / n**0.5
+
+
+def test_mean_flow_loss_is_least_at_the_exact_map():
+    """For data N(0, s² I) the flow from z_1 is linear: u = (1 - s_r/s_τ) z / (τ - r)."""
+
+    def exact(x, times):
+        tau, interval = times.unbind(1)
+        scale = lambda time: ((1 - time) ** 2 * DEVIATION**2 + time**2).sqrt()  # noqa: E731
+        h = interval.clamp(min=1e-3)
+        return expand((1 - scale(tau - h) / scale(tau)) / h, x) * x
+
+    n = 50_000
+    loss = MeanFlowLoss(flow=PLAIN)
+    best = loss(exact, gaussian(n), Noise.of(0, n)).mean()
+    for factor in (0.9, 1.1):
+        assert loss(lambda x, times, f=factor: f * exact(x, times), gaussian(n), Noise.of(0, n)).mean() > best
+
+
+def test_ddpm_loss_is_least_at_the_conditional_mean():
+    def exact(x, times):
+        t = times[:, 0]
+        mean, _ = posterior_moments(t, x)
+        return (x - expand(SCHEDULE.alpha(t), x) * mean) / expand(SCHEDULE.sigma(t), x)
+
+    n = 50_000
+    loss = DDPMLoss(SCHEDULE)
+    best = loss(exact, gaussian(n), Noise.of(0, n)).mean()
+    for factor in (0.9, 1.1):
+        assert loss(lambda x, times, f=factor: f * exact(x, times), gaussian(n), Noise.of(0, n)).mean() > best
+
+
+def test_a_loss_does_not_depend_on_the_rest_of_the_batch():
+    """Row i of a batch has the same loss alone, as long as its place in the share of moving rows is the same."""
+    loss = STMDLoss(SCHEDULE, flow=FlowLoss(TimeSampler(moving_share=0.0)), energy_score=1.0)
+    x_0, noise = gaussian(6), Noise.of(0, 6)
+    whole = loss(exact_average_velocity, x_0, noise)
+    alone = loss(exact_average_velocity, x_0[2:3], noise[2:3])
+    torch.testing.assert_close(whole[2:3], alone)

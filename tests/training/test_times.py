@@ -1,0 +1,40 @@
+"""Laws of the time samplers."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from stmd_sdk.noise import Noise
+from stmd_training.times import TimeSampler
+
+
+def logistic_normal(mean, deviation):
+    return lambda x: stats.norm.cdf((np.log(x) - np.log1p(-x) - mean) / deviation)
+
+
+def test_pixels_follow_the_published_distributions():
+    tau, r = TimeSampler("pixels", 1.0)(Noise.of(0, 20_000))
+    assert stats.kstest(tau.double().numpy(), logistic_normal(-0.6, 1.6)).pvalue > 1e-3
+    assert (r <= tau).all()
+    # r is the smaller of τ and a draw of its own: P(r > x) = P(τ > x) P(own > x).
+    x = 0.05
+    survival = (1 - logistic_normal(-0.6, 1.6)(x)) * (1 - logistic_normal(-4.0, 1.6)(x))
+    assert abs((r > x).double().mean() - survival) < 4 * (survival * (1 - survival) / 20_000) ** 0.5
+
+
+def test_latents_are_two_sorted_draws_of_one_distribution():
+    tau, r = TimeSampler("latents", 1.0)(Noise.of(1, 20_000))
+    cdf = logistic_normal(-0.4, 1.0)
+    assert stats.kstest(tau.double().numpy(), lambda x: cdf(x) ** 2).pvalue > 1e-3
+    assert stats.kstest(r.double().numpy(), lambda x: 1 - (1 - cdf(x)) ** 2).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.75, 1.0])
+def test_the_rows_behind_the_share_have_r_equal_tau(kind, share):
+    sampler = TimeSampler(kind, share)
+    tau, r = sampler(Noise.of(0, 64))
+    k = sampler.moving_rows(64)
+    assert k == 64 * share
+    assert (r[k:] == tau[k:]).all()
+    # Only pixels can tie among the moving rows, where r was cut at τ.
+    assert (r[:k] < tau[:k]).double().mean() > 0.8 if k else True

@@ -1,0 +1,269 @@
+"""Laws of training: purity in (seed, step), resuming, refusing what cannot go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from stmd_sdk.checkpoint import load_model
+from stmd_sdk.data import load_data
+from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError, OutputError, TrainingError
+from stmd_sdk.networks import MLPConfig
+from stmd_sdk.noise import Noise
+from stmd_training.batches import batches_of
+from stmd_training.recipe import load_recipe, recipe_names
+from stmd_training.run import Run
+from stmd_training.state import load_state, save_state
+from stmd_training.trainer import TrainState, learning_rate, train
+
+TINY = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "steps=8", "checkpoint_every=4", "log_every=1")
+CPU = torch.device("cpu")
+
+
+def tiny(*settings, name="mixture2d-calibrated"):
+    return load_recipe(name, (*TINY, "sample_every=100", *settings))
+
+
+def started(recipe):
+    data = load_data(recipe.data)
+    spec = recipe.model_spec(1.0, {})
+    state = TrainState.fresh(spec, recipe, CPU)
+    return state, train(state, recipe.loss(spec), batches_of(data, recipe.batch_size, recipe.seed), recipe)
+
+
+def weights(state):
+    return {name: parameter.detach().clone() for name, parameter in state.network.named_parameters()}
+
+
+def test_every_bundled_recipe_is_read_and_builds_its_loss():
+    names = recipe_names()
+    assert {"digits", "mixture2d", "mixture64", "mnist"} <= set(names)
+    for name in names:
+        recipe = load_recipe(name)
+        spec = recipe.model_spec(1.0, {})
+        assert recipe.loss(spec)
+        calibrated = name.endswith("-calibrated")
+        assert (recipe.target == "residual") == calibrated, name
+        assert (recipe.energy_score > 0) == calibrated, name
+        assert calibrated == (f"{name}-calibrated" not in names), name
+
+
+def test_settings_override_nested_keys_and_name_what_they_do_not_know():
+    recipe = load_recipe("digits", ("flow.power=0.5", "flow.times.moving_share=1", "target=residual"))
+    assert (recipe.flow.power, recipe.flow.times.moving_share, recipe.target) == (0.5, 1.0, "residual")
+    for setting, complaint in [
+        ("flow.pover=1", "flow.pover"),
+        ("steps=many", "steps"),
+        ("steps=0", "steps"),
+        ("steps", "key=value"),
+        ("network=unet-huge", "unet-huge"),
+        ("target=x1", "target"),
+        ("objective=ddpm", None),
+    ]:
+        if complaint is None:
+            assert load_recipe("digits", (setting,)).objective == "ddpm"
+            continue
+        with pytest.raises(InvalidArgumentError, match=complaint):
+            load_recipe("digits", (setting,))
+    with pytest.raises(InvalidArgumentError, match="digits-calibrated"):
+        load_recipe("no-such-recipe")
+
+
+def test_a_recipe_file_builds_on_another(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "digits-calibrated"\nsteps = 7\n[flow]\npower = 0.25\n')
+    mine, base = load_recipe(str(path)), load_recipe("digits-calibrated")
+    assert mine == replace(base, name="mine", steps=7, flow=replace(base.flow, power=0.25))
+
+
+def test_batches_visit_every_sample_once_an_epoch_in_changing_order():
+    data = load_data("digits")
+    n = len(data)
+    batches = batches_of(data, 50, seed=3)
+    steps = [batches(step) for step in range(2 * n // 50)]
+    images = torch.cat(steps).flatten(1)
+    epochs = images[: (2 * n // 50) * 50].split(n)
+    everything = data[torch.arange(n)].flatten(1)
+    assert torch.equal(epochs[0].sum(0), everything.sum(0))
+    assert torch.equal(epochs[0].sort(0).values, everything.sort(0).values)
+    assert not torch.equal(epochs[0][:100], epochs[1][:100])
+    # A pure function of the step: asked again, and out of order.
+    fresh = batches_of(data, 50, seed=3)
+    assert torch.equal(fresh(37), steps[37])
+    assert torch.equal(fresh(2), steps[2])
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero():
+    recipe = load_recipe("digits", ("steps=100", "warmup_steps=9", "learning_rate=1.0"))
+    rates = [learning_rate(recipe, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1, rel=1e-3)
+    assert max(rates) == rates[9]
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    constant = replace(recipe, decay="constant", warmup_steps=0)
+    assert {learning_rate(constant, step) for step in range(100)} == {1.0}
+
+
+def test_training_lowers_the_energy_score_of_a_fixed_batch():
+    recipe = tiny("steps=150", "learning_rate=3e-3", "decay=constant")
+    state, steps = started(recipe)
+    spec = recipe.model_spec(1.0, {})
+    x_0, key = load_data("mixture2d").sample(Noise.of(9, 2048)), Noise.of(10, 2048)
+    with torch.no_grad():
+        before = recipe.loss(spec)(state.network, x_0, key).mean()
+        for _ in steps:
+            pass
+        assert recipe.loss(spec)(state.network, x_0, key).mean() < 0.9 * before
+
+
+def test_two_runs_of_a_seed_are_equal_and_two_seeds_are_not():
+    results = []
+    for seed in (0, 0, 1):
+        state, steps = started(tiny(f"seed={seed}"))
+        list(steps)
+        results.append(weights(state))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert any(not torch.equal(results[0][name], results[2][name]) for name in results[0])
+
+
+@pytest.mark.parametrize("interrupted_at", [0, 3])
+def test_a_resumed_state_goes_on_bit_for_bit(tmp_path, interrupted_at):
+    recipe = tiny()
+    whole, steps = started(recipe)
+    losses = [step.loss for step in steps]
+    first, steps = started(recipe)
+    for _ in range(interrupted_at):
+        next(steps)
+    save_state(tmp_path / "state.safetensors", first, recipe, 12.5)
+    second, steps = started(recipe)
+    assert load_state(tmp_path / "state.safetensors", second, recipe) == 12.5
+    assert [step.loss for step in steps] == losses[interrupted_at:]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(second)[name], tensor)
+        assert torch.equal(second.ema[name], whole.ema[name])
+
+
+COMMAND = "from stmd_training.cli import main; main()"
+
+
+def stmd_train(*arguments):
+    return [sys.executable, "-c", COMMAND, "mixture2d-calibrated", "--quiet", "--threads", "1", *arguments]
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_uninterrupted_result(tmp_path):
+    settings = [f"--set={setting}" for setting in (*TINY, "steps=400", "sample_every=1000")]
+    subprocess.run(stmd_train("--out", str(tmp_path / "whole"), *settings), check=True, capture_output=True)
+    command = stmd_train("--out", str(tmp_path / "killed"), *settings)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "state.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True, capture_output=True)
+    whole, killed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "killed"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    logs = [
+        [
+            {key: value for key, value in json.loads(line).items() if key != "seconds"}
+            for line in (tmp_path / run / "log.jsonl").read_text().splitlines()
+        ]
+        for run in ("whole", "killed")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_writes_a_model_with_its_facts_a_log_and_pictures(tmp_path):
+    recipe = tiny("sample_every=8")
+    figures = []
+
+    def monitor(sampler):
+        figures.append(sampler.sample(4, inference_steps=1, seed=0))
+        return {"figure": 1.5}
+
+    path = Run(recipe, load_data("mixture2d"), tmp_path, monitors=(monitor,))(progress=False)
+    spec, network = load_model(path)
+    assert spec.training["steps"] == 8
+    assert spec.training["data"] == "mixture2d"
+    assert spec.network == MLPConfig(width=16, depth=1)
+    assert spec.sigma_data == pytest.approx(load_data("mixture2d").root_mean_square())
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(1, 9), 8]
+    assert lines[-1]["figure"] == 1.5
+    assert (tmp_path / "samples" / "0000008.png").exists()
+    # The monitor saw the model that was saved.
+    state = load_file(tmp_path / "state.safetensors")
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, state[f"ema.{name}"])
+
+
+def test_a_folder_of_another_recipe_is_refused_and_restart_begins_anew(tmp_path):
+    data = load_data("mixture2d")
+    Run(tiny(), data, tmp_path)(progress=False)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    other = tiny("learning_rate=0.5")
+    with pytest.raises(TrainingError, match="learning_rate: 0.001 there, 0.5 here"):
+        Run(other, data, tmp_path)(progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    Run(other, data, tmp_path)(restart=True, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+
+
+def test_damaged_states_and_unfit_data_are_refused(tmp_path):
+    data = load_data("mixture2d")
+    run = Run(tiny(), data, tmp_path)
+    run(progress=False)
+    whole = run.state_path.read_bytes()
+    run.state_path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        run(progress=False)
+    run.state_path.write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="not a training state"):
+        run(progress=False)
+    with pytest.raises(DataError, match=r"\[1, 8, 8\]"):
+        Run(tiny(), load_data("digits"), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        Run(tiny(), data, tmp_path / "file" / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+    recipe = tiny()
+    state, _ = started(recipe)
+    before = weights(state)
+
+    def broken(network, x_0, noise):
+        return network(torch.cat([x_0, x_0], dim=1), torch.zeros(len(x_0), 3)).sum(1) * float("nan")
+
+    steps = train(state, broken, batches_of(load_data("mixture2d"), 32, 0), recipe)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is nan.*--restart"):
+        next(steps)
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(state).items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["no-such-recipe"], "no recipe"),
+        (["digits", "--data", "nowhere"], "nowhere"),
+        (["digits", "--data", "mixture2d"], "mixture2d"),
+        (["digits", "--set", "network=unet-mnist"], "divisible"),
+        (["digits", "--device", "cuda:99"], "CUDA"),
+    ],
+)
+def test_the_command_line_answers_bad_input_with_exit_code_2(tmp_path, monkeypatch, capsys, arguments, complaint):
+    from stmd_training import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stmd-train", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
