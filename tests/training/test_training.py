@@ -253,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
         (["no-such-recipe"], "no recipe"),
         (["digits", "--data", "nowhere"], "nowhere"),
         (["digits", "--data", "mixture2d"], "mixture2d"),
-        (["digits", "--set", "network=unet-mnist"], "divisible"),
+        (["digits", "--set", "network=mlp"], "vectors"),
         (["digits", "--device", "cuda:99"], "CUDA"),
     ],
 )

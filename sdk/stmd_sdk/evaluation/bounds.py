@@ -58,9 +58,11 @@ def flow_residual(  # noqa: PLR0917
 ) -> Float[Tensor, "b *d"]:
     """u(z, 0, τ) + τ (v·∂_z u + ∂_τ u) - v."""
     r = torch.zeros_like(tau)
-    u, change = torch.func.jvp(
-        lambda z, tau: velocity(z, r, tau, x_t, t), (z, tau), (v, torch.ones_like(tau))
-    )
+
+    def average(z: Tensor, tau: Tensor) -> Tensor:
+        return velocity(z, r, tau, x_t, t)
+
+    u, change, *_ = torch.func.jvp(average, (z, tau), (v, torch.ones_like(tau)))
     return u + expand(tau, z) * change - v
 
 

@@ -57,8 +57,9 @@ def tarp_ranks(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise
     """
     t = joint.x_t.new_full((len(joint.x_t),), joint.t)
     r = ResidualTarget(schedule, sigma_data).decode(noise.fold(0).normal(*joint.x_t.shape[1:]), joint.x_t, t)
-    truth = (joint.x_0 - r).flatten(1).norm(dim=1)
-    return ranks(truth, torch.stack([(one - r).flatten(1).norm(dim=1) for one in joint.draws]), noise.fold(1))
+    truth = torch.linalg.vector_norm((joint.x_0 - r).flatten(1), dim=1)
+    draws = torch.linalg.vector_norm((joint.draws - r).flatten(2), dim=2)
+    return ranks(truth, draws, noise.fold(1))
 
 
 def project(x: Float[Tensor, "n *d"], directions: int, noise: Noise) -> Float[Tensor, "n directions"]:
@@ -138,8 +139,8 @@ def lively(joint: JointDraws, scale: float) -> Bool[Tensor, "n *d"]:
 def spread_skill(joint: JointDraws) -> Estimate:
     """√( (1 + 1/K) E s² / E (mean draw - x_0)² ) over all pixels.
 
-    1 for exact draws, below it for overconfident ones. s² is the unbiased variance of K draws (Fortin et al., 2014). No ties and no rank, so constant pixels
-    count with what they are: nothing.
+    1 for exact draws, below it for overconfident ones; s² is the unbiased variance of K draws (Fortin et al.,
+    2014). There are no ranks and so no ties: a constant pixel counts with what it is, nothing.
     """
     count = len(joint.draws)
     spread = joint.draws.var(dim=0).flatten(1).sum(dim=1) * (1 + 1 / count)

@@ -77,8 +77,8 @@ class Certificate:
                 needed = math.ceil(self.pairs * (finding.estimate.band / finding.tolerance) ** 2)
                 raise InvalidArgumentError(
                     f"{self.pairs} pairs are too few for a verdict: they tell {finding.measure} at "
-                    f"t = {finding.t:g} to ±{finding.estimate.band:.2g}, its tolerance is {finding.tolerance:g}; "
-                    f"about {needed} pairs are needed"
+                    f"t = {finding.t:g} to ±{finding.estimate.band:.2g}, its tolerance is "
+                    f"{finding.tolerance:g}; about {needed} pairs are needed"
                 )
         return all(finding.within for finding in self.findings)
 

@@ -169,9 +169,10 @@ def _certificate(  # noqa: PLR0917
     progress: bool,
 ) -> Certificate:
     if pairs < LEAST_PAIRS or draws < LEAST_DRAWS:
+        for_verdict = least_pairs(max(draws, LEAST_DRAWS))
         raise InvalidArgumentError(
             f"{pairs} pairs with {draws} draws are too few for the tests' level: at least {LEAST_PAIRS} "
-            f"pairs with {LEAST_DRAWS} draws are needed, and {least_pairs(max(draws, LEAST_DRAWS))} pairs for a verdict"
+            f"pairs with {LEAST_DRAWS} draws are needed, and {for_verdict} pairs for a verdict"
         )
     begun, findings, curves = time.monotonic(), list[Finding](), list[Curves]()
     with progress_bar("certifying", len(times), "times", progress) as advance:

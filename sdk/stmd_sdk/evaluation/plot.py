@@ -85,9 +85,8 @@ def write_page(report: Report, panel: Clouds | Gallery | None, path: Path) -> No
         from matplotlib.figure import Figure  # noqa: PLC0415
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     axes = figure.subplots(2, 2)
-    figure.suptitle(
-        f"{report.model} on {report.data}, M = {report.mean_flow_steps}: {'pass' if report.passed else 'fail'}"
-    )
+    verdict = "pass" if report.passed else "fail"
+    figure.suptitle(f"{report.model} on {report.data}, M = {report.mean_flow_steps}: {verdict}")
     _ratio(axes[0, 0], report)
     _coverage(axes[0, 1], report)
     _ranks(axes[1, 0], report)

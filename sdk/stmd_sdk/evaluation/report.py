@@ -149,9 +149,8 @@ def _tolerance(finding: Finding) -> str:
 
 def _evidence(control: Certificate) -> str:
     rejected, first = control.rejected(), control.tests[0]
-    if not rejected:
-        return "NOT rejected"
+    found = f"{first.estimate.value:.3f} ±{first.estimate.error:.3f}"
     return (
         f"rejected by {len(rejected)} of {len(control.tests)} tests, first by {first.measure} "
-        f"at t = {first.t:g} ({first.estimate.value:.3f} ±{first.estimate.error:.3f}, p = {first.p_value:.1g})"
+        f"at t = {first.t:g} ({found}, p = {first.p_value:.1g})"
     )

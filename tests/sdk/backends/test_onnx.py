@@ -1,0 +1,151 @@
+"""ONNX Runtime as a network: a graph with a known answer, the seal on the file, and every refusal."""
+
+import dataclasses
+import json
+import sys
+from importlib import metadata
+
+import onnx
+import pytest
+import torch
+
+from stmd_sdk import Noise, Sampler
+from stmd_sdk.artefact import read_onnx
+from stmd_sdk.backends import session as sessions
+from stmd_sdk.backends.onnx import bind, load_onnx
+from stmd_sdk.errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError
+
+CPU = torch.device("cpu")
+
+
+def known(x, times):
+    return 2 * x[:, :2] - x[:, 2:] + times[:, :1]
+
+
+def inputs(b):
+    noise = Noise.of(3, b)
+    return noise.fold(0).normal(4), noise.fold(1).uniform(3)
+
+
+@pytest.mark.parametrize("b", [1, 2, 7])
+def test_the_session_computes_the_graph_at_every_batch(write, b):
+    _, network = load_onnx(write(), CPU)
+    x, times = inputs(b)
+    assert torch.equal(network(x, times), known(x, times))
+
+
+def test_non_contiguous_inputs_are_read_in_their_order(write):
+    _, network = load_onnx(write(), CPU)
+    x, times = inputs(6)
+    assert torch.equal(network(x.T.contiguous().T, times), known(x, times))
+
+
+def test_io_binding_writes_into_the_memory_it_is_given(write):
+    _, network = load_onnx(write(), CPU)
+    x, times = inputs(5)
+    u = torch.full((5, 2), torch.nan)
+    address = u.data_ptr()
+    bind(network.session, {"x": x, "times": times}, {"u": u})
+    assert u.data_ptr() == address
+    assert torch.equal(u, known(x, times))
+    assert torch.equal(network._on_device(x, times), u)
+
+
+def test_the_sampler_draws_what_the_known_network_says(write, spec):
+    drawn = Sampler.from_pretrained(write()).sample(9, seed=0)
+    assert torch.equal(drawn, Sampler(known, spec, CPU).sample(9, seed=0))
+
+
+def test_a_whole_sampler_is_refused_with_the_command_that_runs_it(write):
+    path = write(kind="sampler", times=(1.0, 0.0), mean_flow_steps=1)
+    with pytest.raises(CheckpointError, match="stmd sample --model"):
+        Sampler.from_pretrained(path)
+
+
+def test_the_precision_of_a_file_cannot_be_asked_for_again(write):
+    with pytest.raises(InvalidArgumentError, match="--precision"):
+        Sampler.from_pretrained(write(), dtype=torch.float16)
+
+
+def test_cuda_is_not_replaced_by_the_cpu(write):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(DeviceError):
+        Sampler.from_pretrained(write(), device="cuda")
+    with pytest.raises(DeviceError, match="onnx-gpu"):
+        sessions.open_session(write(), cuda={})
+
+
+def test_any_changed_byte_of_the_graph_is_noticed(write):
+    path = write()
+    data = path.read_bytes()
+    spots = range(0, len(data), 37)
+    for spot in spots:
+        path.write_bytes(data[:spot] + bytes([data[spot] ^ 1]) + data[spot + 1 :])
+        with pytest.raises(CheckpointError):
+            read_onnx(path)
+    path.write_bytes(data)
+    read_onnx(path)
+
+
+def test_every_truncation_is_noticed(write):
+    path = write()
+    data = path.read_bytes()
+    for length in range(0, len(data), 23):
+        path.write_bytes(data[:length])
+        with pytest.raises(CheckpointError):
+            read_onnx(path)
+
+
+def test_edited_metadata_is_refused(write):
+    path = write()
+    model = onnx.load(path)
+    entry = next(entry for entry in model.metadata_props if entry.key == "stmd_spec")
+    entry.value = entry.value.replace('"target": "x0"', '"target": "residual"')
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match="changed since"):
+        load_onnx(path, CPU)
+
+
+def test_onnx_itself_reads_the_appended_metadata(write, spec):
+    found = {entry.key: entry.value for entry in onnx.load(write()).metadata_props}
+    assert json.loads(found["stmd_spec"]) == json.loads(spec.to_json())
+    assert set(found) == {"stmd_spec", "stmd_artefact", "stmd_digest"}
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a" + bytes(100), b"\x00" * 64, bytes(range(256)) * 4])
+def test_foreign_files_are_refused(tmp_path, content):
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="ONNX file"):
+        Sampler.from_pretrained(path)
+
+
+def test_an_onnx_file_of_someone_else_is_refused(tmp_path, known_graph):
+    path = tmp_path / "other.onnx"
+    path.write_bytes(known_graph)
+    with pytest.raises(CheckpointError, match="stmd-export"):
+        Sampler.from_pretrained(path)
+
+
+def test_a_graph_that_does_not_fit_its_spec_is_refused(write, spec):
+    other = dataclasses.replace(spec, shape=(3,)).to_json()
+    with pytest.raises(CheckpointError, match="should be"):
+        load_onnx(write(spec_json=other), CPU)
+
+
+def test_a_newer_artefact_asks_for_a_newer_sdk(write):
+    with pytest.raises(CheckpointError, match="newer"):
+        read_onnx(write(version=99))
+
+
+def test_two_flavours_of_onnxruntime_are_refused(monkeypatch, write):
+    monkeypatch.setattr(metadata, "version", lambda name: "1.0")
+    with pytest.raises(MissingExtraError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        load_onnx(write(), CPU)
+
+
+def test_a_missing_onnxruntime_names_its_extra(monkeypatch, write):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"stmd-sdk\[onnx\]"):
+        load_onnx(write(), CPU)
