@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +15,10 @@ from stmd_sdk.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from stmd_sdk.backends.tensorrt import BatchProfile
 
-__all__ = ["main"]
+__all__ = ["app", "main"]
 
 
-class PrecisionName(str, Enum):
+class PrecisionName(StrEnum):
     """What the network computes in."""
 
     fp32 = "fp32"
@@ -131,7 +131,8 @@ def _export(
     from .onnx_export import Whole, export_onnx  # noqa: PLC0415
 
     if to_trt:  # what cannot be built is said before the graph is traced
-        check_architectures(*load_flavour(flavour), architectures)
+        name, trt = load_flavour(flavour)
+        check_architectures(name, trt, architectures)
     elif architectures or flavour or cache or force:
         raise InvalidArgumentError("--gpu-arch, --tensorrt, --cache-dir and --force go with --trt")
     whole = None
@@ -142,19 +143,19 @@ def _export(
             say = _silence if status is None else status.update
             file = export_onnx(ckpt, out, whole=whole, precision=precision.value, batch=batch, say=say)
             _wrote(file)
-            if to_trt:
-                _wrote(
-                    export_engine(
-                        file,
-                        out,
-                        flavour=flavour,
-                        batch=batch,
-                        architectures=architectures,
-                        cache=cache,
-                        force=force,
-                        say=say,
-                    )  # fmt: skip
-                )
+            if not to_trt:
+                return
+            engine = export_engine(
+                file,
+                out,
+                flavour=flavour,
+                batch=batch,
+                architectures=architectures,
+                cache=cache,
+                force=force,
+                say=say,
+            )
+            _wrote(engine)
     except ParityError as error:
         error_console.print("[bold red]error:[/bold red]", end=" ")
         error_console.print(str(error), markup=False)
@@ -169,8 +170,13 @@ def _wrote(path: Path) -> None:
     console.print(f"wrote {path} and {path.name}.json", markup=False)
 
 
+def app() -> typer.Typer:
+    """The command as an application."""
+    command = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    command.command()(export)
+    return command
+
+
 def main() -> None:
     """Run ``stmd-export``."""
-    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    app.command()(export)
-    app()
+    app()()

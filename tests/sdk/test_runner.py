@@ -17,7 +17,9 @@ from stmd_sdk.networks import MLPConfig
 from stmd_sdk.runner import WholeSampler, is_whole_sampler
 from stmd_sdk.spec import ModelSpec
 
-SPEC = ModelSpec(name="known", objective="stmd", shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec())
+SPEC = ModelSpec(
+    name="known", objective="stmd", shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec()
+)
 ARTEFACT = Artefact("sampler", "fp32", 21, "0" * 64, (1.0, 0.5, 0.0), 1)
 
 
@@ -74,7 +76,14 @@ def test_sample_k_does_not_depend_on_its_batch(path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"n": 0}, {"n": 1, "seed": -1}, {"n": 1, "seed": 2**64}, {"n": 1, "first": -1}, {"n": 2, "batch_size": 0}]
+    "bad",
+    [
+        {"n": 0},
+        {"n": 1, "seed": -1},
+        {"n": 1, "seed": 2**64},
+        {"n": 1, "first": -1},
+        {"n": 2, "batch_size": 0},
+    ],
 )
 def test_bad_arguments_are_refused(path, bad):
     with pytest.raises(InvalidArgumentError):
@@ -109,5 +118,7 @@ sys.path.insert(0, {str(sdk)!r})
 from stmd_sdk.runner import WholeSampler
 print(WholeSampler.open({str(path)!r}).sample(2, seed=3).tolist())
 """
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert np.allclose(eval(printed), WholeSampler.open(path).sample(2, seed=3), atol=1e-6)

@@ -47,30 +47,26 @@ def exact_average_velocity(x, times):
     return torch.where(expand(interval, z) > 1e-3, slope, instant)
 
 
-def perturbed(x, times):
-    return exact_average_velocity(x, times) + 0.1 * x.chunk(2, dim=1)[0].sin()
-
-
-def test_the_gradient_of_the_stmd_loss_vanishes_at_the_exact_model():
-    n = 100_000
-    scale = torch.ones(3, requires_grad=True)
-    shift = torch.zeros(3, requires_grad=True)
+def gradients_at(scale, shift, n=50_000):
+    """The gradient of the mean loss in a scale and a shift of the exact average velocity."""
+    parameters = torch.full((3,), scale, requires_grad=True), torch.full((3,), shift, requires_grad=True)
 
     def network(x, times):
-        return scale * exact_average_velocity(x, times) + shift
+        return parameters[0] * exact_average_velocity(x, times) + parameters[1]
 
-    losses = STMDLoss(SCHEDULE, flow=PLAIN)(network, gaussian(n), Noise.of(1, n))
-    for parameter in (scale, shift):
-        (gradient,) = torch.autograd.grad(losses.mean(), parameter, retain_graph=True)
-        # The noise of the gradient: |Δ| is of order 1 a coordinate, so its mean's error is of order n^-1/2.
-        assert gradient.abs().max() < 12 / n**0.5
-    worse = STMDLoss(SCHEDULE, flow=PLAIN)(perturbed, gaussian(n), Noise.of(1, n))
-    assert worse.mean() > losses.mean() + 1e-3
+    loss = STMDLoss(SCHEDULE, flow=PLAIN)(network, gaussian(n), Noise.of(1, n)).mean()
+    return torch.cat(torch.autograd.grad(loss, parameters)).abs()
+
+
+def test_the_exact_model_is_where_the_gradient_of_the_stmd_loss_vanishes():
+    # |Δ| is of order 1 a coordinate, so the gradient's error is of order n^-1/2 = 0.0045.
+    assert gradients_at(1.0, 0.0).max() < 0.015
+    assert gradients_at(0.8, 0.0)[:3].min() > 0.03
+    assert gradients_at(1.0, 0.2)[3:].min() > 0.04
 
 
 @pytest.mark.parametrize("output", ["velocity", "clean"])
 def test_central_differences_agree_with_forward_mode(output):
-    torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Linear(9, 32), torch.nn.Tanh(), torch.nn.Linear(32, 3))
 
     def network(x, times):
@@ -81,7 +77,10 @@ def test_central_differences_agree_with_forward_mode(output):
         STMDLoss(SCHEDULE, output=output, flow=FlowLoss(power=0.0, derivative=derivative))(network, x_0, noise)
         for derivative in ("jvp", "central")
     ]
-    torch.testing.assert_close(values[0], values[1], rtol=5e-3, atol=1e-3)
+    # u = (z - y) / τ of a clean output bends too fast at small τ for differences of width 0.01.
+    tau, _ = TimeSampler()(noise.fold(3))
+    smooth = slice(None) if output == "velocity" else tau > 0.15
+    torch.testing.assert_close(values[0][smooth], values[1][smooth], rtol=5e-3, atol=1e-3)
 
 
 def test_the_target_carries_no_gradient():

@@ -23,7 +23,8 @@ from .times import TimeSampler
 __all__ = ["DDPMLoss", "Derivative", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
 
 Derivative = Literal["jvp", "central"]
-"""How the flow loss differentiates along the path: forward mode, or central differences."""
+"""How the flow loss differentiates along the path: forward mode, or central differences of width 0.01, which are off
+by (0.005 / τ)² of the value where the network's output is ``clean``."""
 
 T_MIN = 1e-3
 CENTRAL_STEP = 5e-3

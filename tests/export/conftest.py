@@ -1,0 +1,76 @@
+"""Checkpoints of freshly initialised networks, and their exports: each made once a session, for an export takes long."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stmd_export import Whole, export_onnx
+from stmd_sdk.backends.tensorrt import BatchProfile
+from stmd_sdk.checkpoint import save_model
+from stmd_sdk.codec import PixelCodec, VectorCodec
+from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
+from stmd_sdk.spec import ModelSpec
+
+BATCH = BatchProfile(1, 4, 65)  # diffusers branches at a batch of 64
+NETWORKS = {
+    "mlp": (MLPConfig(width=32, depth=2), (2,)),
+    "dit": (DiTConfig(depth=2, width=64, heads=2), (1, 8, 8)),
+    "unet": (UNetConfig(channels=(16, 32), groups=8, embedding_width=32), (1, 8, 8)),
+}
+
+
+def make_spec(name, **changes):
+    network, shape = NETWORKS[name]
+    codec = VectorCodec() if len(shape) == 1 else PixelCodec()
+    values = {
+        "name": name,
+        "objective": "stmd",
+        "shape": shape,
+        "network": network,
+        "codec": codec,
+        "sigma_data": 0.96,
+    }
+    return ModelSpec(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A function that writes the checkpoint of a spec; layers that start at zero are perturbed."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def write(spec, file_name=None):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            network = spec.build_network()
+            for parameter in network.parameters():
+                if not parameter.abs().max():
+                    torch.nn.init.normal_(parameter, std=0.05)
+        path = folder / f"{file_name or spec.name}.safetensors"
+        save_model(path, spec, network.state_dict())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint, tmp_path_factory):
+    """A function that exports once a session: (checkpoint, .onnx) of a network at a precision, whole or not."""
+    done = {}
+
+    def export(name, precision="fp32", whole=None, objective="stmd", **changes):
+        key = (name, precision, whole, objective, *changes.items())
+        if key not in done:
+            spec = make_spec(name, objective=objective, **changes)
+            path = checkpoint(spec, "-".join([name, objective, *map(str, changes.values())]))
+            file = export_onnx(
+                path,
+                tmp_path_factory.mktemp("exports"),
+                whole=whole and Whole(*whole),
+                precision=precision,
+                batch=BATCH,
+            )
+            done[key] = SimpleNamespace(spec=spec, checkpoint=path, onnx=file)
+        return done[key]
+
+    return export
