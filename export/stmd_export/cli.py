@@ -26,7 +26,7 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
-def export(
+def export(  # noqa: PLR0917  the options, in the order of --help
     ckpt: Annotated[
         str, typer.Option(help="A bundled model's name, or a .safetensors file.", show_default=False)
     ],
@@ -74,11 +74,11 @@ def export(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Export a model. What is written was compared with the trained network; if it differs, nothing is written.
+    """Export a model. What is written was compared with the trained network; if it differs, nothing is.
 
     A network (x, times → u) runs in every Sampler: Sampler.from_pretrained("mnist.onnx"). A whole sampler
-    (noise → samples) runs in any runtime and language with one call; `stmd sample --model` runs it without PyTorch.
-    The JSON beside each file holds the comparison. Exit codes: 0 done, 1 differs, 2 cannot be done.
+    (noise → samples) runs in any runtime and language with one call; `stmd sample --model` runs it without
+    PyTorch. The JSON beside each file holds the comparison. Exit codes: 0 done, 1 differs, 2 cannot be done.
 
     \b
     stmd-export --ckpt mnist --onnx --out deploy
@@ -117,7 +117,7 @@ def _batch(text: str) -> BatchProfile:
     return BatchProfile(least, best, most)
 
 
-def _export(
+def _export(  # noqa: PLR0917
     ckpt: str, to_trt: bool, steps: tuple[int | None, int] | None, out: Path, precision: PrecisionName,
     batch: BatchProfile, architectures: tuple[str, ...], flavour: str | None, cache: Path | None, force: bool,
     quiet: bool,

@@ -1,7 +1,7 @@
 """ONNX to a TensorRT engine: parse, profile, build, and say why where it fails.
 
-Tried against TensorRT-RTX's real parser and builder. The path of ``tensorrt`` (data-centre GPUs) differs by the timing
-cache and by building for the GPU at hand alone; it has not been run on a GPU.
+Tried against TensorRT-RTX's real parser and builder. The path of ``tensorrt`` (data-centre GPUs) differs by
+the timing cache and by building for the GPU at hand alone; it has not been run on a GPU.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def export_engine(
 ) -> Path:
     """Build the engine of an ONNX file of :func:`export_onnx` into ``out``; returns the .engine file.
 
-    An engine that is in the cache is copied unless ``force``. Builders of the same engine wait for each other.
+    An engine that is in the cache is copied unless ``force``. Builders of one engine wait for each other.
     """
     _, artefact = read_onnx(onnx_file)
     if artefact.opset < MIN_OPSET:
@@ -110,7 +110,7 @@ def _whole(engine: Path) -> bool:
     return True
 
 
-def _build_into(
+def _build_into(  # noqa: PLR0917
     kept: Path, onnx_file: Path, flavour: str, trt: Any, batch: BatchProfile, architectures: tuple[str, ...],
     say: Callable[[str], None],
 ) -> None:  # fmt: skip

@@ -75,8 +75,8 @@ def _traced(
                 example,
                 dynamo=True,
                 opset_version=opset,
-                # Not a named dimension: diffusers branches at a batch of 64 for the sake of a memory format, so a
-                # free one is refused, and the exporter traces the network a second time to find that out.
+                # Not a named dimension: diffusers branches at a batch of 64 for the sake of a memory format,
+                # so a free one is refused, and the exporter traces the network twice to find that out.
                 dynamic_shapes=tuple({batch_axis: torch.export.Dim.DYNAMIC} for _ in example),
                 input_names=inputs,
                 output_names=[output],

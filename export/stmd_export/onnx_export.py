@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stmd_sdk.artefact import Artefact, Precision, sealed
 from stmd_sdk.backends.onnx import load_onnx
-from stmd_sdk.backends.session import open_session
+from stmd_sdk.backends.session import open_session, runtime
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.checkpoint import load_model, resolve_model
@@ -64,12 +64,13 @@ def export_onnx(
     batch: BatchProfile = BatchProfile(),  # noqa: B008  frozen
     say: Say = lambda _: None,
 ) -> Path:
-    """Export a checkpoint (a bundled name or a .safetensors file) into the folder ``out``; returns the .onnx file.
+    """Export a checkpoint (a bundled name or a .safetensors file) into the folder ``out``; returns the file.
 
     The graph is compared with the trained network before the file appears, and :class:`ParityError` leaves
     nothing. The report is in the JSON beside it.
     """
     started = time.monotonic()
+    runtime()  # parity needs it: say that it is missing before the work
     path = resolve_model(model)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")

@@ -79,11 +79,11 @@ class Parity:
         return {**asdict(self), "maximum": self.maximum, "two_sample_level": P_VALUE}
 
 
-def network_parity(
+def network_parity(  # noqa: PLR0917
     spec: ModelSpec, eager: Network, candidate: Network, sampled: Network, precision: Precision,
     batches: Sequence[int], compared: str,
 ) -> Parity:  # fmt: skip
-    """Compare u at every batch size, on random and on real inputs, at both ends of τ and several t; then samples.
+    """Compare u at every batch size, on random and real inputs, both ends of τ and several t; then samples.
 
     ``sampled`` is the candidate, or what stands in for it in the tests of whole samples where it is too slow.
     Raises :class:`ParityError` at the first difference beyond the tolerance.
@@ -108,11 +108,11 @@ def network_parity(
     return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
 
 
-def sampler_parity(
+def sampler_parity(  # noqa: PLR0917
     trained: Sampler, run: Any, precision: Precision, times: Sequence[float], mean_flow_steps: int,
     batches: Sequence[int], compared: str,
 ) -> Parity:  # fmt: skip
-    """Compare the samples of a whole sampler, ``run`` (noise [2N, b, ...] → samples), with those of ``trained``."""
+    """Compare the samples of a whole sampler, ``run`` (noise → samples), with those of ``trained``."""
     tolerance, steps = TOLERANCES[precision], len(times) - 1
 
     def draw(batch: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ def sampler_parity(
 
 
 def two_sample_p_value(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], noise: Noise) -> float:
-    """The p-value of equal distributions by permuting the energy distance, one permutation a key of ``noise``."""
+    """The p-value of equal distributions: the energy distance, permuted once for each key of ``noise``."""
     n = len(x)
     pooled = torch.cat([x, y]).flatten(1)
     pooled = pooled - pooled.mean(dim=0)
@@ -190,8 +190,8 @@ def _case(inputs: str, batch: int, found: Tensor, expected: Tensor, allowed: flo
     # Written so that NaN breaches.
     if not maximum <= allowed:
         raise ParityError(
-            f"the exported graph differs from the trained network by {maximum:.2g} on {inputs} inputs at batch {batch}; "
-            f"allowed is {allowed:.2g}. No file was written."
+            f"the exported graph differs from the trained network by {maximum:.2g} on {inputs} inputs at "
+            f"batch {batch}; allowed is {allowed:.2g}. No file was written."
         )
     return Case(inputs, batch, maximum, rms, allowed)
 
@@ -210,7 +210,7 @@ def _checked_p_value(one: Tensor, other: Tensor) -> float:
     p_value = two_sample_p_value(one, other, Noise.of(SEED, PERMUTATIONS))
     if p_value < P_VALUE:
         raise ParityError(
-            f"independent samples of the exported graph and of the trained network are told apart (p = {p_value:.2g}). "
-            "No file was written."
+            f"independent samples of the exported graph and of the trained network are told apart "
+            f"(p = {p_value:.2g}). No file was written."
         )
     return p_value

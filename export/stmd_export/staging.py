@@ -18,8 +18,8 @@ __all__ = ["staged"]
 def staged(out: Path) -> Iterator[Path]:
     """Give an empty folder inside ``out``; if the block succeeds, its files move to ``out``, flushed to disk.
 
-    The JSON files move last, so that a crash in between leaves no file that vouches for one that is not there. Any
-    exception leaves ``out`` as it was.
+    The JSON files move last, so that a crash in between leaves none that vouches for a missing file.
+    Any exception leaves ``out`` as it was.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

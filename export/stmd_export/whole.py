@@ -21,7 +21,10 @@ PLACEHOLDER = "stmd::Network"
 @final
 @dataclass(frozen=True, eq=False)
 class GivenNoise(Noise):
-    """The keys ``fold(0)`` to ``fold(2N - 1)`` of a run whose normals were drawn before: no randomness in a graph."""
+    """The keys ``fold(0)`` to ``fold(2N - 1)`` of a run, with normals that were drawn before.
+
+    It overrides what :class:`Noise` draws, so that the loop which is traced is the SDK's own.
+    """
 
     given: Float[Tensor, "keys b *d"] = field(default_factory=lambda: torch.empty(0, 0))
 

@@ -1,8 +1,9 @@
 """What an exported file says about itself, sealed against change. Imports neither PyTorch nor ONNX.
 
 An ONNX file is a protobuf message, ``ModelProto``, and a message may be continued by appending fields. So the
-exporter appends three metadata entries to the finished graph: the model's spec, the :class:`Artefact`, and a digest
-of everything else. Reading them walks the top-level fields alone; no graph is parsed and nothing is executed.
+exporter appends three metadata entries to the graph: the model's spec, the :class:`Artefact` and a digest
+of everything else. Reading them walks the top-level fields alone; no graph is parsed, nothing executed.
+The digest guards against accidents and edits, not against someone who computes it anew.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ VARINT, LENGTH_DELIMITED = 0, 2
 class Artefact:
     """How a graph was exported: what runs it and what it computes.
 
-    ``kind`` is ``network`` (x, times → u) or ``sampler`` (noise → samples, the whole loop inside). ``weights`` is
-    the SHA-256 of the checkpoint. A sampler also has its grid of ``times`` and its Mean Flow steps.
+    ``kind`` is ``network`` (x, times → u) or ``sampler`` (noise → samples, the loop inside). ``weights``
+    is the SHA-256 of the checkpoint. A sampler also has its grid of ``times`` and its Mean Flow steps.
     """
 
     kind: Kind
@@ -65,7 +66,7 @@ class Artefact:
 
 
 def sealed(model: bytes, spec: str, artefact: Artefact) -> bytes:
-    """A serialised ``ModelProto`` without metadata, continued by the spec, the artefact and the digest of all."""
+    """A serialised ``ModelProto`` without metadata, continued by the spec, the artefact and the digest."""
     metadata = {SPEC_KEY: spec, ARTEFACT_KEY: artefact.to_json()}
     digest = hashlib.sha256(model)
     _digest_metadata(digest, metadata)

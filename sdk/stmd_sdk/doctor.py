@@ -1,7 +1,7 @@
 """What works on this machine, tried and not guessed, and the line that mends what does not.
 
-Every check imports what it needs by itself, so that the doctor works with any part of the installation missing,
-PyTorch included.
+Every check imports what it needs by itself, so that the doctor works with any part of the installation
+missing, PyTorch included.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_GPU = "it needs an NVIDIA GPU and its driver, which pip does not install"
 @final
 @dataclass(frozen=True)
 class Check:
-    """One part: whether it works here, what was found, and the line that would mend it (empty where none would)."""
+    """One part: whether it works here, what was found, and the line that would mend it (or "")."""
 
     name: str
     works: bool
@@ -70,7 +70,7 @@ def _pip(extra: str) -> str:
 
 
 def _tried(name: str, mend: str, attempt: Callable[[], str]) -> Check:
-    """Works if ``attempt`` returns; what it returns is what was found. A broken library can raise anything."""
+    """Works if ``attempt`` returns, and returns what was found. A broken library can raise anything."""
     try:
         return Check(name, True, attempt())
     except ImportError as error:

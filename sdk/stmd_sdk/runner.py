@@ -1,9 +1,9 @@
 """Whole samplers without PyTorch: ``noise`` in, samples out, with NumPy and ONNX Runtime alone.
 
-A whole sampler is an ONNX file of ``stmd-export --whole``: the time grid, the network of every step, the bridge and
-the codec's decoder in one graph. Its one input is the noise [2N, b, ...] of the keys ``fold(0)`` to
-``fold(2N - 1)``. Made here by NumPy, it has the same bits as that of :class:`stmd_sdk.Noise` on the CPU, so the
-samples are those of :meth:`stmd_sdk.Sampler.sample` up to the rounding of the graph.
+A whole sampler is an ONNX file of ``stmd-export --whole``: grid, networks, bridge and decoder in one graph.
+Its one input is the noise [2N, b, ...] of the keys ``fold(0)`` to ``fold(2N - 1)``. Made here by NumPy, it
+has the same bits as that of :class:`stmd_sdk.Noise` on the CPU, so the samples are those of
+:meth:`stmd_sdk.Sampler.sample` up to the rounding of the graph.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH = 64  # rows at once where the user gives no batch size
 def normal(
     seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Standard normals [len(indices), *shape] of the key (seed, indices, path): the bits of ``Noise.normal``."""
+    """Standard normals [len(indices), *shape] of (seed, indices, path): the bits of ``Noise.normal``."""
     key, count = reduce(philox.fold, path, seed), math.prod(shape)
     bits = philox.words(key, indices[:, None], np.arange(-(-count // 4))[None])
     rows = np.stack(philox.normals(bits, np), axis=-1).reshape(len(indices), -1)[:, :count]
@@ -48,7 +48,7 @@ def is_whole_sampler(path: Path) -> bool:
 @final
 @dataclass(frozen=True)
 class WholeSampler:
-    """An opened whole sampler. ``shape`` is that of one sample, channels first; ``times`` its grid from 1 to 0."""
+    """An opened whole sampler. ``shape`` is that of one sample, channels first."""
 
     session: Any
     name: str
@@ -57,13 +57,13 @@ class WholeSampler:
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int = 0) -> WholeSampler:
-        """Open a file of ``stmd-export --whole`` on the CPU; ``threads`` 0 leaves their number to the runtime."""
+        """Open a file of ``stmd-export --whole`` on the CPU; with ``threads`` 0 the runtime chooses."""
         path = Path(path)
         text, artefact = read_onnx(path)
         if artefact.kind != "sampler":
             raise CheckpointError(
-                f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which needs PyTorch, "
-                "or export it with: stmd-export --whole"
+                f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which "
+                "needs PyTorch, or export it with: stmd-export --whole"
             )
         spec = json.loads(text)
         session = open_session(path, threads=threads)
@@ -90,8 +90,8 @@ class WholeSampler:
     ) -> NDArray[np.float32]:
         """Draw samples ``first`` to ``first + n - 1`` of ``seed``: [n, *shape], images in [-1, 1].
 
-        Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a fresh one is
-        used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.
+        Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a new one
+        is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.
         """
         seed = secrets.randbelow(2**31) if seed is None else seed
         if not 0 <= seed < 2**64:

@@ -1,4 +1,4 @@
-"""Checkpoints of freshly initialised networks, and their exports: each made once a session, for an export takes long."""
+"""Checkpoints of freshly initialised networks, and their exports, each made once a session."""
 
 from types import SimpleNamespace
 
@@ -55,7 +55,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(checkpoint, tmp_path_factory):
-    """A function that exports once a session: (checkpoint, .onnx) of a network at a precision, whole or not."""
+    """A function that exports a network at a precision, whole or not: (spec, checkpoint, onnx)."""
     done = {}
 
     def export(name, precision="fp32", whole=None, objective="stmd", **changes):

@@ -31,7 +31,8 @@ def test_the_network_as_onnx(exported, tmp_path):
 @pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="needs tensorrt-rtx")
 def test_the_whole_sampler_as_onnx_and_engine(exported, tmp_path):
     done = run(
-        "--ckpt", exported("mlp").checkpoint, "--whole", "--inference-steps", 2, "--mean-flow-steps", 1, "--onnx", "--trt",
+        "--ckpt", exported("mlp").checkpoint, "--whole", "--inference-steps", 2, "--mean-flow-steps", 1,
+        "--onnx", "--trt",
         "--out", tmp_path / "out", "--gpu-arch", "sm120,sm89", "--tensorrt", "tensorrt-rtx",
         "--cache-dir", tmp_path / "cache", "--batch", "1:2:4",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Networks to ONNX: the exported file is the trained network, says what it is, and appears whole or not at all."""
+"""Networks to ONNX: the file is the trained network, says what it is, and appears whole or not at all."""
 
 import json
 

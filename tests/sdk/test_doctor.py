@@ -10,6 +10,7 @@ from stmd_sdk import doctor as module
 from stmd_sdk.doctor import Check, doctor, report
 
 SDK = Path(module.__file__).parents[1]
+ABSENT = ("torch", "numpy", "diffusers", "onnx", "onnxruntime", "tensorrt_rtx", "rich", "typer")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_it_runs_with_nothing_but_python():
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "numpy", "diffusers", "onnx", "onnxruntime", "tensorrt_rtx", "rich", "typer"):
+        if name.split(".")[0] in {ABSENT}:
             raise ModuleNotFoundError(name, name=name.split(".")[0])
 sys.meta_path.insert(0, Absent())
 sys.path.insert(0, {str(SDK)!r})

@@ -1,4 +1,4 @@
-"""Whole samplers without PyTorch: the same bits of noise, a graph with a known answer, and no PyTorch in sight."""
+"""Whole samplers without PyTorch: the same bits of noise, a known graph, and no PyTorch in sight."""
 
 import subprocess
 import sys

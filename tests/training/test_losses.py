@@ -80,7 +80,7 @@ def test_central_differences_agree_with_forward_mode(output):
     # u = (z - y) / τ of a clean output bends too fast at small τ for differences of width 0.01.
     tau, _ = TimeSampler()(noise.fold(3))
     smooth = slice(None) if output == "velocity" else tau > 0.15
-    torch.testing.assert_close(values[0][smooth], values[1][smooth], rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(values[0][smooth], values[1][smooth], rtol=5e-3, atol=3e-3)
 
 
 def test_the_target_carries_no_gradient():

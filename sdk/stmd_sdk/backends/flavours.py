@@ -35,7 +35,8 @@ def load_flavour(name: str | None) -> tuple[str, Any]:
         return chosen, importlib.import_module(FLAVOURS[chosen])
     except (ImportError, OSError) as error:
         raise MissingExtraError(
-            f"{chosen} is installed but cannot be imported ({error}); pip install --force-reinstall 'stmd-sdk[{chosen}]'"
+            f"{chosen} is installed but cannot be imported ({error}): "
+            f"pip install --force-reinstall 'stmd-sdk[{chosen}]'"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, final
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..artefact import read_onnx
 from ..errors import CheckpointError, InvalidArgumentError
 from ..spec import ModelSpec
-from .session import has_cuda_provider, open_session
+from .session import has_cuda_provider, open_session, runtime
 
 __all__ = ["OnnxNetwork", "bind", "default_device", "load_onnx"]
 
@@ -54,7 +53,7 @@ def bind(session: Any, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) ->
 
     The tensors must be contiguous float32 on the session's device. Returns when the outputs are written.
     """
-    ort: Any = importlib.import_module("onnxruntime")
+    ort = runtime()
 
     binding = session.io_binding()
     for name, tensor in inputs.items():

@@ -9,19 +9,21 @@ from typing import Any
 
 from ..errors import CheckpointError, DeviceError, MissingExtraError, requires_extra
 
-__all__ = ["check_flavours", "has_cuda_provider", "open_session"]
+__all__ = ["has_cuda_provider", "open_session", "runtime"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FLAVOURS = "onnxruntime", "onnxruntime-gpu"
 
 
-def check_flavours() -> None:
-    """Raise if both flavours of ONNX Runtime are installed: they share a folder and overwrite each other."""
+def runtime() -> Any:
+    """The module ``onnxruntime``. Both flavours at once is an error: they share a folder."""
     if all(_installed(name) for name in FLAVOURS):
         raise MissingExtraError(
             "onnxruntime and onnxruntime-gpu are both installed and break each other; keep one: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'stmd-sdk[onnx]' (or 'stmd-sdk[onnx-gpu]')"
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'stmd-sdk[onnx]' (or [onnx-gpu])"
         )
+    with requires_extra("onnx"):
+        return importlib.import_module("onnxruntime")
 
 
 def _installed(distribution: str) -> bool:
@@ -38,9 +40,7 @@ def open_session(path: Path, *, cuda: dict[str, str] | None = None, threads: int
     ``threads`` 0 leaves their number to the runtime. A CUDA provider that cannot start is an error here; the
     runtime by itself would go on with the CPU.
     """
-    check_flavours()
-    with requires_extra("onnx"):
-        ort: Any = importlib.import_module("onnxruntime")
+    ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -62,17 +62,15 @@ def open_session(path: Path, *, cuda: dict[str, str] | None = None, threads: int
         raise CheckpointError(f"{path}: ONNX Runtime cannot load it ({_line(error)})") from error
     if cuda is not None and session.get_providers()[0] != CUDA:
         raise DeviceError(
-            "ONNX Runtime could not start its CUDA provider and would fall back to the CPU; it needs an NVIDIA "
-            "driver, CUDA and cuDNN 9: see `stmd doctor`"
+            "ONNX Runtime could not start its CUDA provider and would fall back to the CPU; it needs an "
+            "NVIDIA driver, CUDA and cuDNN 9: see `stmd doctor`"
         )
     return session
 
 
 def has_cuda_provider() -> bool:
     """Whether the installed ONNX Runtime was built with CUDA; that it can start there is another matter."""
-    with requires_extra("onnx"):
-        ort: Any = importlib.import_module("onnxruntime")
-    return CUDA in ort.get_available_providers()
+    return CUDA in runtime().get_available_providers()
 
 
 def _line(error: Exception) -> str:

@@ -55,8 +55,9 @@ class BatchProfile:
         """Raise for a batch outside the profile."""
         if not self.min <= batch <= self.max:
             raise InvalidArgumentError(
-                f"batch {batch} is outside the engine's profile {self} (MIN:OPT:MAX); pass batch_size={self.max} or less, "
-                f"or build another engine with: stmd-export --batch {min(self.min, batch)}:{self.opt}:{max(self.max, batch)}"
+                f"batch {batch} is outside the engine's profile {self} (MIN:OPT:MAX): give a batch_size in it "
+                "or build another engine with: stmd-export --batch "
+                f"{min(self.min, batch)}:{self.opt}:{max(self.max, batch)}"
             )
 
 
@@ -65,7 +66,7 @@ class BatchProfile:
 class EngineManifest:
     """All that an engine's validity depends on: with the spec and the parity report the JSON beside it.
 
-    ``architectures`` names SM versions ("sm120"); none means every GPU from Ampere on, which is TensorRT-RTX's
+    ``architectures`` names SM versions ("sm120"); none means every GPU from Ampere on, TensorRT-RTX's
     default. ``verified`` says whether the engine itself was run against the trained network; ``why`` if not.
     """
 
@@ -138,7 +139,7 @@ def _lines(flavour: str) -> str:
 
 
 def read_engine(path: Path) -> tuple[ModelSpec, EngineManifest, bytes]:
-    """The spec, the manifest and the bytes of an engine, checked against each other; TensorRT is not involved."""
+    """The spec, manifest and bytes of an engine, checked against each other; TensorRT is not involved."""
     beside = manifest_path(path)
     try:
         data = path.read_bytes()
@@ -169,7 +170,7 @@ def load_engine(path: Path, device: torch.device | str | None) -> tuple[ModelSpe
     spec, manifest, data = read_engine(path)
     if manifest.artefact.kind != "network":
         raise CheckpointError(
-            f"{path} is a whole sampler and has no network to call; its ONNX file runs with: stmd sample --model"
+            f"{path} is a whole sampler and has no network to call; its .onnx runs with: stmd sample --model"
         )
     flavour, trt = load_flavour(manifest.flavour)
     if trt.__version__ != manifest.tensorrt:
