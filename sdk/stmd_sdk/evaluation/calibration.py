@@ -52,14 +52,12 @@ def ranks(truth: Float[Tensor, "n *q"], draws: Float[Tensor, "K n *q"], noise: N
 def tarp_ranks(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise) -> Int[Tensor, " n"]:
     """Ranks of ‖x_0 - r‖ among ‖draw - r‖ (TARP), with one reference point r a pair.
 
-    r = c_skip x_t + c_out (ε + h), ε ~ N(0, I) for each pair and one h ~ N(0, I) for all, lies about the
-    posterior of data N(0, σ_d² I). Without x_t in it, TARP could not see that a posterior ignores x_t; without
-    the common h, a bias that all pairs share would cancel.
+    r is drawn from N(c_skip x_t, c_out² I), the posterior of data N(0, σ_d² I): near x_0, and with x_t in it,
+    without which TARP cannot see that a posterior ignores x_t. A bias that all pairs share cancels over such
+    symmetric points; the ranks along fixed directions see that one.
     """
     t = joint.x_t.new_full((len(joint.x_t),), joint.t)
-    shape = joint.x_t.shape[1:]
-    offset = noise.fold(0).normal(*shape) + noise.fold(2)[:1].normal(*shape)
-    r = ResidualTarget(schedule, sigma_data).decode(offset, joint.x_t, t)
+    r = ResidualTarget(schedule, sigma_data).decode(noise.fold(0).normal(*joint.x_t.shape[1:]), joint.x_t, t)
     truth = torch.linalg.vector_norm((joint.x_0 - r).flatten(1), dim=1)
     draws = torch.linalg.vector_norm((joint.draws - r).flatten(2), dim=2)
     return ranks(truth, draws, noise.fold(1))

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..noise import Noise
 from ..posterior import Posterior
 from ..schedule import VPSchedule
+from .components import Look
 from .mixtures import GaussianMixture
+from .oracle import looks
 
 __all__ = ["MeanPosterior", "MomentMatchedPosterior", "ScaledPosterior", "control_posteriors"]
 
@@ -61,25 +63,24 @@ class MomentMatchedPosterior:
         self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /
     ) -> Float[Tensor, "b d"]:
         """Draw N(E[x_0 | x_t], Cov[x_0 | x_t])."""
-        normal = noise.normal(x_t.shape[1]).double()
         x_0 = torch.empty_like(x_t)
-        # The components' own covariances depend on t alone: one set of them serves all rows of a time.
-        for time in t.unique():
-            rows = t == time
-            mean, covariance = self._moments(x_t[rows], float(time))
-            spread = torch.linalg.cholesky(covariance) @ normal[rows, :, None]
-            x_0[rows] = (mean + spread[:, :, 0]).to(x_0)
+        for time in t.unique().tolist():
+            own = (t == time).nonzero().flatten()
+            normal = noise.normal(x_t.shape[1])[own].double()
+            for rows, look in looks(self.mixture, self.schedule, x_t[own], time):
+                mean, covariance = self._moments(look)
+                spread = torch.linalg.cholesky(covariance) @ normal[rows, :, None]
+                x_0[own[rows]] = (mean + spread[:, :, 0]).to(x_0)
         return x_0
 
-    def _moments(self, x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """Mean [b, d] and covariance [b, d, d] = Σ_j π_j (C_j + (m_j - m) (m_j - m)ᵀ), in float64."""
-        exact = self.mixture.component_posterior(x_t.double(), t, self.schedule)
-        mass = exact.log_responsibilities.exp()
-        mean = torch.einsum("bk,bkd->bd", mass, exact.means)
-        within = torch.einsum(
-            "kdi,ki,kei->kde", self.mixture.components.axes, exact.variances[0], self.mixture.components.axes
-        )
-        between = mass.sqrt()[:, :, None] * (exact.means - mean[:, None])
+    def _moments(self, look: Look) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d d"]]:
+        """Mean and covariance Σ_j π_j (C_j + (m_j - m) (m_j - m)ᵀ); C_j is one for all rows, which share t."""
+        components = self.mixture.components
+        mass, means = look.log_responsibilities.exp(), components.component_means(look)
+        mean = torch.einsum("bk,bkd->bd", mass, means)
+        variances = components.component_variances(look)[0]
+        within = torch.einsum("kdi,ki,kei->kde", components.axes, variances, components.axes)
+        between = mass.sqrt()[:, :, None] * (means - mean[:, None])
         return mean, torch.einsum("bk,kde->bde", mass, within) + between.mT @ between
 
 

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import final
 
 import torch
 from jaxtyping import Float
@@ -39,7 +37,8 @@ from .controls import control_posteriors
 from .coverage import calibration_findings
 from .finding import Certificate, Curves, Finding, z_p_value
 from .joint import JointDraws, check_posterior, draw
-from .mixtures import CHUNK, GaussianMixture
+from .mixtures import GaussianMixture
+from .oracle import ORACLE_DRAWS, OraclePairs, oracle_pairs, responsibilities
 from .statistics import (
     Estimate,
     bridge_quantile,
@@ -59,8 +58,8 @@ __all__ = [
 ]
 
 TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-PAIRS, CONTROL_PAIRS, LEAST_PAIRS = 16384, 4096, 500
-DRAWS, LEAST_DRAWS, ORACLE_DRAWS = 8, 4, 4
+PAIRS, CONTROL_PAIRS, LEAST_PAIRS = 16384, 2048, 500
+DRAWS, LEAST_DRAWS = 8, 4
 MASS_DRAWS = 2  # draws a pair whose modes are counted
 MASS_INFORMATION = (
     25  # Σ p(j | x_t) (1 - p(j | x_t)) below which a mode's mass is no test: its law is not normal
@@ -122,42 +121,6 @@ def least_pairs(draws: int) -> int:
     return int((bridge_quantile(draws) / TOLERANCES["TARP"]) ** 2) + 1
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class OraclePairs:
-    """Pairs at one t and what the oracle knows of them; ``oracle`` is the truth and further draws."""
-
-    x_0: Float[Tensor, "n d"]
-    x_t: Float[Tensor, "n d"]
-    t: float
-    oracle: Float[Tensor, "L n d"]
-    mass: Float[Tensor, "n k"]
-    trace: Float[Tensor, " n"]
-
-
-def oracle_pairs(mixture: GaussianMixture, schedule: VPSchedule, t: float, noise: Noise) -> OraclePairs:
-    """x_0 ~ data, x_t ~ q(x_t | x_0), and their exact posteriors."""
-    x_0 = mixture.sample(noise.fold(0))
-    x_t = schedule.marginal(x_0, x_0.new_full((len(x_0),), t), noise.fold(1).normal(*mixture.shape))
-    keys = noise.fold(2).draws(ORACLE_DRAWS - 1)
-    size = _rows(mixture)
-    components, results = mixture.components, []
-    for start in range(0, len(x_t), size):
-        rows = x_t[start : start + size].double()
-        times = torch.full((len(rows),), t, dtype=torch.float64)
-        look = components.look(rows, schedule.alpha(times), schedule.sigma(times))
-        further = [
-            components.draw(look, keys[k * len(x_t) + start :][: len(rows)]) for k in range(ORACLE_DRAWS - 1)
-        ]
-        results.append(
-            (torch.stack(further), look.log_responsibilities.exp(), components.covariance_trace(look))
-        )
-    further, mass, trace = (
-        torch.cat(parts, dim=-2 if parts[0].ndim > 1 else 0) for parts in zip(*results, strict=True)
-    )
-    return OraclePairs(x_0, x_t, t, torch.cat([x_0[None], further.float()]), mass, trace)
-
-
 def _certificate(  # noqa: PLR0917
     posterior: Posterior,
     mixture: GaussianMixture,
@@ -180,7 +143,7 @@ def _certificate(  # noqa: PLR0917
             noise = Noise.of(seed, pairs).fold(i)
             known = oracle_pairs(mixture, schedule, t, noise.fold(0))
             joint = JointDraws(known.x_0, known.x_t, t, draw(posterior, known.x_t, t, draws, noise.fold(1)))
-            findings += _against_oracle(joint, known, mixture)
+            findings += _against_oracle(joint, known, mixture, schedule)
             more, curve = calibration_findings(
                 joint, schedule, mixture.root_mean_square(), noise.fold(2), tolerance=TOLERANCES["TARP"]
             )
@@ -191,14 +154,16 @@ def _certificate(  # noqa: PLR0917
     return Certificate(tuple(findings), tuple(curves), pairs, draws, seed, time.monotonic() - begun)
 
 
-def _against_oracle(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture) -> Iterator[Finding]:
+def _against_oracle(
+    joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule
+) -> Iterator[Finding]:
     """Variance ratio, mode mass, energy distance and its floor."""
     spread = joint.draws.var(dim=0).sum(dim=1).double()
     excess = mean_estimate(spread - known.trace)
     yield _finding(
         "variance ratio", joint.t, ratio_estimate(spread, known.trace), 1.0, z_p_value(excess, 0.0)
     )
-    yield _mode_mass(joint, known, mixture)
+    yield _mode_mass(joint, known, mixture, schedule)
     apart = ratio_estimate(*conditional_energy(joint.draws, known.oracle))
     yield _finding("energy distance", joint.t, apart, 0.0, z_p_value(apart, 0.0, one_sided=True))
     half = ORACLE_DRAWS // 2
@@ -219,8 +184,12 @@ def conditional_energy(
     return 2 * torch.cdist(y, o).mean(dim=(1, 2)) - within(y) - scale, scale
 
 
-def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture) -> Finding:
-    found = torch.stack([_responsibilities(mixture, one) for one in joint.draws[:MASS_DRAWS]]).mean(dim=0)
+def _mode_mass(
+    joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule
+) -> Finding:
+    found = torch.stack([responsibilities(mixture, schedule, one) for one in joint.draws[:MASS_DRAWS]]).mean(
+        dim=0
+    )
     order = known.mass.argsort(dim=1, descending=True)
     error = torch.cat([found - known.mass, (found - known.mass).gather(1, order)], dim=1)
     chance = known.mass * (1 - known.mass)
@@ -235,15 +204,6 @@ def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture) 
         0.0,
         combined_p_value(p_values) if p_values else 1.0,
     )
-
-
-def _responsibilities(mixture: GaussianMixture, x_0: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-    """p(j | x_0)."""
-    parts: list[Tensor] = []
-    for x in x_0.double().split(_rows(mixture)):
-        one = torch.ones(len(x), dtype=torch.float64)
-        parts.append(mixture.components.look(x, one, 0 * one).log_responsibilities.exp())
-    return torch.cat(parts)
 
 
 def _two_steps(
@@ -264,7 +224,3 @@ def _two_steps(
 
 def _finding(measure: str, t: float, found: Estimate, target: float, p_value: float) -> Finding:
     return Finding(measure, t, found, target, p_value, TOLERANCES[measure])
-
-
-def _rows(mixture: GaussianMixture) -> int:
-    return max(1, CHUNK // mixture.means.numel())
