@@ -27,18 +27,12 @@ class PrecisionName(StrEnum):
 
 
 def export(  # noqa: PLR0917  the options, in the order of --help
-    ckpt: Annotated[
-        str, typer.Option(help="A bundled model's name, or a .safetensors file.", show_default=False)
-    ],
+    ckpt: Annotated[str, typer.Option(help="A bundled model's name, or a .safetensors file.", show_default=False)],
     to_onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file, for ONNX Runtime.")] = False,
-    to_trt: Annotated[
-        bool, typer.Option("--trt", help="Write a TensorRT engine (and its ONNX file).")
-    ] = False,
+    to_trt: Annotated[bool, typer.Option("--trt", help="Write a TensorRT engine (and its ONNX file).")] = False,
     whole: Annotated[
         bool,
-        typer.Option(
-            "--whole", help="Export the whole sampler, noise → samples, in place of the one-step network."
-        ),
+        typer.Option("--whole", help="Export the whole sampler, noise → samples, in place of the one-step network."),
     ] = False,
     inference_steps: Annotated[
         int | None,
@@ -48,30 +42,20 @@ def export(  # noqa: PLR0917  the options, in the order of --help
         int | None, typer.Option(min=1, help="With --whole: M, the Mean Flow steps of each. Default: 1.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
-    precision: Annotated[
-        PrecisionName, typer.Option(help="What the network computes in.")
-    ] = PrecisionName.fp32,
+    precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = PrecisionName.fp32,
     batch: Annotated[
         str,
-        typer.Option(
-            metavar="MIN:OPT:MAX", help="Batch sizes: an engine's range; parity is checked up to MAX."
-        ),
+        typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes: an engine's range; parity is checked up to MAX."),
     ] = "1:16:64",
     gpu_arch: Annotated[
         str,
-        typer.Option(
-            metavar="SM,…", help="GPUs of a TensorRT-RTX engine, as in sm120,sm89. Default: all from sm80."
-        ),
+        typer.Option(metavar="SM,…", help="GPUs of a TensorRT-RTX engine, as in sm120,sm89. Default: all from sm80."),
     ] = "",
-    tensorrt: Annotated[
-        str | None, typer.Option(help="tensorrt or tensorrt-rtx, where both are installed.")
-    ] = None,
+    tensorrt: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx, where both are installed.")] = None,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Where built engines are kept. Default: ~/.cache/stmd/engines.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Build the engine even if it is in the cache.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build the engine even if it is in the cache.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Export a model. What is written was compared with the trained network; if it differs, nothing is.

@@ -90,9 +90,7 @@ def _parsed(onnx_file: Path, trt: Any, builder: Any, log: Any) -> tuple[Any, Any
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx_file)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        reasons = "; ".join(
-            f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in errors
-        )
+        reasons = "; ".join(f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in errors)
         raise EngineError(f"TensorRT cannot read {onnx_file.name}: {reasons or _said(log)}")
     return network, parser
 
@@ -123,9 +121,7 @@ def _check_layers(layers: dict[str, dict[str, int]], precision: Precision) -> No
             raise EngineError(f"TensorRT's {name} layers compute in {found}, not in {wanted}")
 
 
-def _configured(
-    trt: Any, config: Any, precision: Precision, architectures: tuple[str, ...]
-) -> tuple[str, ...]:
+def _configured(trt: Any, config: Any, precision: Precision, architectures: tuple[str, ...]) -> tuple[str, ...]:
     for i, name in enumerate(architectures):
         if i == 0:
             config.num_compute_capabilities = len(architectures)

@@ -174,9 +174,7 @@ def _cannot_run(artefact: Artefact, architectures: tuple[str, ...]) -> str:
     )
 
 
-def _engine_parity(
-    engine: Path, onnx_file: Path, precision: Precision, batch: BatchProfile
-) -> dict[str, Any]:
+def _engine_parity(engine: Path, onnx_file: Path, precision: Precision, batch: BatchProfile) -> dict[str, Any]:
     """Compare an engine on the GPU with its proven ONNX graph on the CPU."""
     spec, network = load_engine(engine, None)
     _, reference = load_onnx(onnx_file, torch.device("cpu"))

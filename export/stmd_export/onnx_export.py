@@ -135,11 +135,7 @@ def _checked_times(trained: Sampler, whole: Whole | None) -> tuple[float, ...]:
         raise InvalidArgumentError("a guided sampler cannot be exported: its guide is not part of the graph")
     if whole is None:
         return ()
-    next(
-        trained.trajectory(
-            1, inference_steps=whole.inference_steps, mean_flow_steps=whole.mean_flow_steps, seed=0
-        )
-    )
+    next(trained.trajectory(1, inference_steps=whole.inference_steps, mean_flow_steps=whole.mean_flow_steps, seed=0))
     return tuple(time_grid(whole.inference_steps))
 
 
@@ -172,10 +168,18 @@ def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, b
             trained, run, precision, artefact.times, artefact.mean_flow_steps, batches, _compared(precision)
         )
     candidate: Network = _reference(file, ("x", "times")) if precision == "bf16" else load_onnx(file, CPU)[1]
-    sampled = TorchNetwork(cast, CPU, torch.float32) if precision == "bf16" else candidate
-    return network_parity(
-        trained.spec, trained.network, candidate, sampled, precision, batches, _compared(precision)
-    )
+    sampled = _eager(cast) if precision == "bf16" else candidate
+    return network_parity(trained.spec, trained.network, candidate, sampled, precision, batches, _compared(precision))
+
+
+def _eager(cast: nn.Module) -> Network:
+    """A reduced network in PyTorch as it is; TorchNetwork would cast it back."""
+
+    def network(x: Tensor, times: Tensor, /) -> Tensor:
+        with torch.inference_mode():
+            return cast(x, times)
+
+    return network
 
 
 def _compared(precision: Precision) -> str:

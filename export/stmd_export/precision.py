@@ -28,7 +28,7 @@ ISLANDS = nn.GroupNorm, nn.LayerNorm, TimesEmbedding
 ISLAND_NAME = "embed."
 
 HEAVY = "Conv", "MatMul", "Gemm"
-NORMS = "GroupNormalization", "LayerNormalization"
+NORMS = "GroupNormalization", "InstanceNormalization", "LayerNormalization"
 
 
 @final

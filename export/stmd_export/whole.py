@@ -44,9 +44,7 @@ class WholeModule(nn.Module):
         self.times = times
         self.posterior = spec.build_posterior(self._network, mean_flow_steps)
 
-    def _network(
-        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
-    ) -> Float[Tensor, "b c *d"]:
+    def _network(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         shape = (x.shape[0], *self.spec.shape)
         return torch.onnx.ops.symbolic(PLACEHOLDER, (x, times), dtype=x.dtype, shape=shape, version=1)
 

@@ -85,9 +85,7 @@ def read_onnx(path: Path) -> tuple[str, Artefact]:
         if field not in MODEL_FIELDS:
             raise CheckpointError(f"{path}: not an ONNX file")
         if field == METADATA_PROPS:
-            entry = {
-                number: data[a:b] for number, _, a, b in _fields(memoryview(data)[content:end], path, content)
-            }
+            entry = {number: data[a:b] for number, _, a, b in _fields(memoryview(data)[content:end], path, content)}
             metadata[_text(entry.get(1, b""), path)] = _text(entry.get(2, b""), path)
         else:
             digest.update(memoryview(data)[start:end])

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .certify import certify
 from .console import console, exit_on_error
 from .errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
@@ -61,6 +64,13 @@ def sample(
     """
     with exit_on_error():
         _check_out(out, (".png", ".npz"))
+        if Path(model).suffix == ".onnx" and _is_whole(Path(model)):
+            if steps is not None or mean_flow_steps != 1 or device is not None:
+                raise InvalidArgumentError(
+                    f"{model} holds its steps and runs on the CPU: leave out what says otherwise"
+                )
+            _sample_whole(Path(model), n, seed, first, batch_size, out)
+            return
         sampler, seed = _open(model, device, seed)
         grid = _parse_steps(steps)
         started = time.perf_counter()
@@ -114,7 +124,9 @@ def trajectory(
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help="A bundled model's name, or the path of a model file.")]) -> None:
+def info(
+    model: Annotated[str, typer.Argument(help="A bundled model's name, or the path of a model file.")],
+) -> None:
     """Show what a model is: its spec, its network and how it was trained."""
     with exit_on_error():
         from dataclasses import asdict  # noqa: PLC0415
@@ -133,6 +145,39 @@ def info(model: Annotated[str, typer.Argument(help="A bundled model's name, or t
         for name, value in values.items():
             table.add_row(name, str(value))
         console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Try every backend on this machine, and show the line that mends each one that does not work."""
+    from . import doctor as checks  # noqa: PLC0415
+
+    console.print(checks.report(checks.doctor()), markup=False)
+
+
+app.command()(certify)
+
+
+def _is_whole(path: Path) -> bool:
+    from .runner import is_whole_sampler  # noqa: PLC0415
+
+    return is_whole_sampler(path)
+
+
+def _sample_whole(path: Path, n: int, seed: int | None, first: int, batch_size: int | None, out: Path) -> None:
+    """Draw from a whole-sampler file: NumPy and ONNX Runtime, no PyTorch."""
+    import secrets  # noqa: PLC0415
+
+    from .runner import WholeSampler  # noqa: PLC0415
+
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    sampler = WholeSampler.open(path)
+    started = time.perf_counter()
+    x = sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
+    seconds = time.perf_counter() - started
+    _write(x, out)
+    console.print(f"{n} samples of {sampler.name}: {sampler.inference_steps} inference steps, seed {seed}")
+    console.print(f"{seconds:.2f} s on the CPU, {n / seconds:.1f} samples a second, written to {out}")
 
 
 def _open(model: str, device: str | None, seed: int | None) -> tuple[Sampler, int]:
@@ -164,7 +209,7 @@ def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
     check_writable(out)
 
 
-def _write(x: Tensor, out: Path) -> None:
+def _write(x: Tensor | NDArray[np.float32], out: Path) -> None:
     import numpy as np  # noqa: PLC0415
 
     from .files import written_whole  # noqa: PLC0415
@@ -174,7 +219,7 @@ def _write(x: Tensor, out: Path) -> None:
         _save_picture(grid(x), out)
         return
     with written_whole(out) as path:
-        np.savez_compressed(path, x=x.cpu().numpy())
+        np.savez_compressed(path, x=x if isinstance(x, np.ndarray) else x.cpu().numpy())
 
 
 def _save_picture(picture: Image.Image, out: Path) -> None:

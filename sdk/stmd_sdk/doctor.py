@@ -95,11 +95,7 @@ def _driver() -> Check:
         return f"for CUDA {number.value // 1000}.{number.value % 1000 // 10}, {devices.value} GPU(s)"
 
     check = _tried("NVIDIA driver", "", attempt)
-    return (
-        check
-        if check.works
-        else Check(check.name, False, "none, or none that works; everything runs on the CPU")
-    )
+    return check if check.works else Check(check.name, False, "none, or none that works; everything runs on the CPU")
 
 
 def _torch() -> Check:

@@ -1,13 +1,13 @@
-"""From samples to pictures."""
+"""From samples to pictures. Takes tensors and arrays alike, and does not import PyTorch for it."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from .checks import check_integer
 from .errors import InvalidArgumentError
@@ -15,16 +15,16 @@ from .errors import InvalidArgumentError
 __all__ = ["grid", "to_images"]
 
 
-def to_images(x: Float[Tensor, "n c h w"]) -> UInt8[np.ndarray, "n h w c"]:
-    """Samples in [-1, 1] to 8-bit images; values outside the range are clipped."""
+def to_images(x: Any) -> NDArray[np.uint8]:
+    """Samples [n, c, h, w] in [-1, 1] to 8-bit images [n, h, w, c]; values outside the range are clipped."""
+    x = _array(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise InvalidArgumentError(f"images have shape [n, 1 or 3, h, w], got {list(x.shape)}")
-    _check_finite(x)
-    scaled = ((x.detach().float().clamp(-1, 1) + 1) * 127.5).round()
-    return scaled.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
+    scaled = ((x.clip(-1, 1) + 1) * np.float32(127.5)).round()
+    return scaled.transpose(0, 2, 3, 1).astype(np.uint8)
 
 
-def grid(x: Float[Tensor, "n ..."], *, columns: int | None = None, scale: int | None = None) -> Image.Image:
+def grid(x: Any, *, columns: int | None = None, scale: int | None = None) -> Image.Image:
     """Samples as one picture: images [n, c, h, w] tiled row by row, points [n, 2] as a density.
 
     ``columns`` defaults to a square; ``scale`` enlarges each pixel, by default to some 56 an image.
@@ -32,8 +32,7 @@ def grid(x: Float[Tensor, "n ..."], *, columns: int | None = None, scale: int | 
     if len(x) == 0:
         raise InvalidArgumentError("there are no samples to draw")
     if x.ndim == 2 and x.shape[1] == 2:
-        _check_finite(x)
-        return _density(x.detach().cpu().numpy())
+        return _density(_array(x))
     images = to_images(x)
     n, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(n)) if columns is None else min(check_integer("columns", columns, 1), n)
@@ -47,12 +46,15 @@ def grid(x: Float[Tensor, "n ..."], *, columns: int | None = None, scale: int | 
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def _check_finite(x: Tensor) -> None:
-    if not bool(x.isfinite().all()):
+def _array(x: Any) -> NDArray[np.float32]:
+    """A tensor on any device, or an array, as an array of finite numbers."""
+    array = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, np.float32)
+    if not np.isfinite(array).all():
         raise InvalidArgumentError("the samples have values that are not finite")
+    return array
 
 
-def _density(points: Float[np.ndarray, "n 2"], size: int = 512) -> Image.Image:
+def _density(points: NDArray[np.float32], size: int = 512) -> Image.Image:
     """Points of the plane as dark on white, first coordinate to the right, second upwards."""
     reach = max(1e-6, float(np.abs(points).max())) * 1.05
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=128, range=[[-reach, reach]] * 2)

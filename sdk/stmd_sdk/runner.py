@@ -30,9 +30,7 @@ __all__ = ["WholeSampler", "is_whole_sampler", "normal"]
 BATCH = 64  # rows at once where the user gives no batch size
 
 
-def normal(
-    seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tuple[int, ...]
-) -> NDArray[np.float32]:
+def normal(seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Standard normals [len(indices), *shape] of (seed, indices, path): the bits of ``Noise.normal``."""
     key, count = reduce(philox.fold, path, seed), math.prod(shape)
     bits = philox.words(key, indices[:, None], np.arange(-(-count // 4))[None])
@@ -75,9 +73,7 @@ class WholeSampler:
             inputs[0].shape[0],
             *inputs[0].shape[2:],
         ] != expected:
-            raise CheckpointError(
-                f"{path}: its input is not noise [{2 * steps}, b, {', '.join(map(str, shape))}]"
-            )
+            raise CheckpointError(f"{path}: its input is not noise [{2 * steps}, b, {', '.join(map(str, shape))}]")
         return cls(session, spec["name"], shape, artefact)
 
     @property
@@ -97,16 +93,12 @@ class WholeSampler:
         if not 0 <= seed < 2**64:
             raise InvalidArgumentError(f"seed must lie in [0, 2**64), got {seed}")
         if n < 1 or first < 0 or first + n > 2**32:
-            raise InvalidArgumentError(
-                f"samples {first} to {first + n - 1}: need n >= 1 and 0 <= index < 2**32"
-            )
+            raise InvalidArgumentError(f"samples {first} to {first + n - 1}: need n >= 1 and 0 <= index < 2**32")
         size = min(n, BATCH) if batch_size is None else batch_size
         if size < 1:
             raise InvalidArgumentError(f"batch_size must be at least 1, got {batch_size}")
         indices = np.arange(first, first + n)
-        return np.concatenate(
-            [self._draw(seed, indices[start : start + size]) for start in range(0, n, size)]
-        )
+        return np.concatenate([self._draw(seed, indices[start : start + size]) for start in range(0, n, size)])
 
     def _draw(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])

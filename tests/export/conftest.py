@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import onnx
 import pytest
 import torch
 
-from stmd_export import Whole, export_onnx
+from stmd_export import Whole, export_onnx, onnx_export
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.codec import PixelCodec, VectorCodec
@@ -74,3 +75,12 @@ def exported(checkpoint, tmp_path_factory):
         return done[key]
 
     return export
+
+
+@pytest.fixture
+def quick_trace(exported, monkeypatch):
+    """The MLP's graph without tracing it again, for tests of what comes after."""
+    model = onnx.load(exported("mlp").onnx)
+    del model.metadata_props[:]
+    monkeypatch.setattr(onnx_export, "trace_network", lambda *_: model)
+    return model

@@ -19,7 +19,7 @@ def run(*arguments):
     return CliRunner().invoke(app(), [str(argument) for argument in arguments])
 
 
-def test_the_network_as_onnx(exported, tmp_path):
+def test_the_network_as_onnx(exported, tmp_path, quick_trace):
     done = run("--ckpt", exported("mlp").checkpoint, "--onnx", "--out", tmp_path / "out", "--batch", "1:2:4")
     assert done.exit_code == 0, done.output
     (file,) = (tmp_path / "out").glob("*.onnx")
@@ -29,7 +29,7 @@ def test_the_network_as_onnx(exported, tmp_path):
 
 
 @pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="needs tensorrt-rtx")
-def test_the_whole_sampler_as_onnx_and_engine(exported, tmp_path):
+def test_the_whole_sampler_as_onnx_and_engine(exported, tmp_path, quick_trace):
     done = run(
         "--ckpt", exported("mlp").checkpoint, "--whole", "--inference-steps", 2, "--mean-flow-steps", 1,
         "--onnx", "--trt",
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_is_not_there_exits_with_2(tmp_path):
     assert "nowhere" in done.output
 
 
-def test_a_breach_of_parity_exits_with_1(exported, tmp_path, monkeypatch):
+def test_a_breach_of_parity_exits_with_1(exported, tmp_path, monkeypatch, quick_trace):
     def breach(*_):
         raise ParityError("the exported graph differs")
 

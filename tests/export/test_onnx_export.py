@@ -90,9 +90,7 @@ def test_an_export_is_reproducible(exported, tmp_path):
     assert again.read_bytes() == made.onnx.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("name", "objective", "steps"), [("mlp", "stmd", (4, 2)), ("mlp", "meanflow", (1, 3))]
-)
+@pytest.mark.parametrize(("name", "objective", "steps"), [("mlp", "stmd", (4, 2)), ("mlp", "meanflow", (1, 3))])
 def test_a_whole_sampler_draws_the_samplers_images(exported, name, objective, steps):
     made = exported(name, objective=objective, whole=steps)
     expected = Sampler.from_pretrained(made.checkpoint).sample(
@@ -143,20 +141,17 @@ def test_steps_that_the_sampler_refuses_are_refused_before_any_work(exported, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_graph_that_differs_leaves_nothing(exported, tmp_path, monkeypatch):
+def test_a_graph_that_differs_leaves_nothing(exported, tmp_path, quick_trace):
     made = exported("mlp")
-    faithful = onnx.load(made.onnx)
-    del faithful.metadata_props[:]
-    weight = max(faithful.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight = max(quick_trace.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     values = onnx.numpy_helper.to_array(weight) * 1.01
     weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), weight.name))
-    monkeypatch.setattr(onnx_export, "trace_network", lambda *_: faithful)
     with pytest.raises(ParityError, match="No file was written"):
         export_onnx(made.checkpoint, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_leaves_the_last_good_one(exported, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_the_last_good_one(exported, tmp_path, monkeypatch, quick_trace):
     made = exported("mlp")
     good = tmp_path / made.onnx.name
     good.write_bytes(made.onnx.read_bytes())
@@ -171,7 +166,7 @@ def test_a_failed_export_leaves_the_last_good_one(exported, tmp_path, monkeypatc
     assert good.read_bytes() == made.onnx.read_bytes()
 
 
-def test_weights_beyond_a_messages_size_go_beside_the_file(exported, tmp_path, monkeypatch):
+def test_weights_beyond_a_messages_size_go_beside_the_file(exported, tmp_path, monkeypatch, quick_trace):
     made = exported("mlp")
     monkeypatch.setattr(onnx_export, "INLINE_BYTES", 1000)
     file = export_onnx(made.checkpoint, tmp_path)
@@ -205,16 +200,14 @@ def test_only_checkpoints_are_exported(exported, tmp_path):
 def test_the_two_sample_test_keeps_its_level_and_has_power():
     noise = Noise.of(0, 200)
     draws = [noise.fold(i).normal(3) for i in range(40)]
-    p_values = [
-        two_sample_p_value(x, y, Noise.of(1, 199)) for x, y in zip(draws[::2], draws[1::2], strict=True)
-    ]
+    p_values = [two_sample_p_value(x, y, Noise.of(1, 199)) for x, y in zip(draws[::2], draws[1::2], strict=True)]
     # 20 uniform p-values: P(more than 5 below 0.1) < 0.012, and their mean lies in 0.5 ± 0.21 with P > 0.999.
     assert sum(p < 0.1 for p in p_values) <= 5
     assert 0.29 < sum(p_values) / 20 < 0.71
     assert two_sample_p_value(draws[0], draws[1] + 0.5, Noise.of(1, 999)) < 0.01
 
 
-def test_a_batch_profile_of_one_size_is_checked_at_that_size(exported, tmp_path):
+def test_a_batch_profile_of_one_size_is_checked_at_that_size(exported, tmp_path, quick_trace):
     file = export_onnx(exported("mlp").checkpoint, tmp_path, batch=BatchProfile(4, 4, 4))
     report = json.loads(report_path(file).read_text())
     assert {case["batch"] for case in report["parity"]["cases"]} == {4}

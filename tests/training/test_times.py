@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+
 from stmd_sdk.noise import Noise
 from stmd_training.times import TimeSampler
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from stmd_sdk.checkpoint import load_model
 from stmd_sdk.data import load_data
 from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError, OutputError, TrainingError
@@ -23,7 +24,13 @@ from stmd_training.run import Run
 from stmd_training.state import load_state, save_state
 from stmd_training.trainer import TrainState, learning_rate, train
 
-TINY = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "steps=8", "checkpoint_every=4", "log_every=1")
+TINY = (
+    "network={kind='mlp', width=16, depth=1}",
+    "batch_size=32",
+    "steps=8",
+    "checkpoint_every=4",
+    "log_every=1",
+)
 CPU = torch.device("cpu")
 
 
@@ -215,7 +222,7 @@ def test_a_folder_of_another_recipe_is_refused_and_restart_begins_anew(tmp_path)
     Run(tiny(), data, tmp_path)(progress=False)
     before = (tmp_path / "model.safetensors").read_bytes()
     other = tiny("learning_rate=0.5")
-    with pytest.raises(TrainingError, match="learning_rate: 0.001 there, 0.5 here"):
+    with pytest.raises(TrainingError, match=r"learning_rate: 0.001 there, 0.5 here"):
         Run(other, data, tmp_path)(progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     Run(other, data, tmp_path)(restart=True, progress=False)
@@ -264,7 +271,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
         (["digits", "--device", "cuda:99"], "CUDA"),
     ],
 )
-def test_the_command_line_answers_bad_input_with_exit_code_2(tmp_path, monkeypatch, capsys, arguments, complaint):
+def test_the_command_line_answers_bad_input_with_exit_code_2(
+    tmp_path, monkeypatch, capsys, arguments, complaint
+):
     from stmd_training import cli
 
     monkeypatch.chdir(tmp_path)

@@ -67,5 +67,6 @@ class MixtureBatches:
 
 def batches_of(data: ArrayData | GaussianMixture, batch_size: int, seed: int) -> Batches:
     """The batches of a data set."""
-    kind = ArrayBatches if isinstance(data, ArrayData) else MixtureBatches
-    return kind(data, batch_size, seed)
+    if isinstance(data, ArrayData):
+        return ArrayBatches(data, batch_size, seed)
+    return MixtureBatches(data, batch_size, seed)

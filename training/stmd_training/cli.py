@@ -16,15 +16,20 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a TOML file.")],
     data: Annotated[
         str | None,
-        typer.Option(help="What to train on: a folder of IDX files or images, an .npz file, hf:ID. Default: the recipe's."),
+        typer.Option(
+            help="What to train on: a folder of IDX files or images, an .npz file, hf:ID. Default: the recipe's."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a model. Interrupt at any time; the same command goes on from the last checkpoint.
@@ -56,7 +61,9 @@ def _train(
     if threads is not None:
         torch.set_num_threads(threads)
     recipe = load_recipe(name, settings)
-    run = Run(recipe, load_data(source or recipe.data), out or Path("runs") / recipe.name, resolve_device(device))
+    run = Run(
+        recipe, load_data(source or recipe.data), out or Path("runs") / recipe.name, resolve_device(device)
+    )
     try:
         path = run(restart=restart, progress=not quiet)
     except KeyboardInterrupt:

@@ -56,7 +56,16 @@ class Recipe:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "learning_rate", "clip_norm", "t_power", "checkpoint_every", "sample_every", "log_every")
+        positive = (
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "clip_norm",
+            "t_power",
+            "checkpoint_every",
+            "sample_every",
+            "log_every",
+        )
         for key in positive:
             if not getattr(self, key) > 0:
                 raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
@@ -65,7 +74,9 @@ class Recipe:
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
         if self.objective != "stmd" and (self.energy_score or self.target != "x0"):
-            raise InvalidArgumentError(f"energy_score and target: only objective 'stmd' has them, not {self.objective!r}")
+            raise InvalidArgumentError(
+                f"energy_score and target: only objective 'stmd' has them, not {self.objective!r}"
+            )
 
     def model_spec(self, sigma_data: float, training: dict[str, Fact]) -> ModelSpec:
         """The spec of the model that this recipe trains."""
@@ -86,7 +97,14 @@ class Recipe:
         """The training loss of the objective."""
         match self.objective:
             case "stmd":
-                return STMDLoss(self.schedule, spec.build_target(), self.output, self.flow, self.energy_score, self.t_power)
+                return STMDLoss(
+                    self.schedule,
+                    spec.build_target(),
+                    self.output,
+                    self.flow,
+                    self.energy_score,
+                    self.t_power,
+                )
             case "meanflow":
                 return MeanFlowLoss(self.output, self.flow)
             case "ddpm":

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import final
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
@@ -82,7 +89,10 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic() - seconds
         steps = train(
-            state, self.recipe.loss(spec), batches_of(self.data, self.recipe.batch_size, self.recipe.seed), self.recipe
+            state,
+            self.recipe.loss(spec),
+            batches_of(self.data, self.recipe.batch_size, self.recipe.seed),
+            self.recipe,
         )
         with RunLog(self.folder, state.step) as log, _progress(self.recipe, state.step, progress) as show:
             for step in steps:
@@ -93,7 +103,11 @@ class Run:
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps
         if last or step.step % recipe.log_every == 0:
-            values = {"loss": step.loss, "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate}
+            values = {
+                "loss": step.loss,
+                "gradient_norm": step.gradient_norm,
+                "learning_rate": step.learning_rate,
+            }
             log.write(step.step, {**values, "seconds": round(seconds, 2)})
         if last or step.step % recipe.sample_every == 0:
             sampler = self._sampler(spec, state)
@@ -149,7 +163,7 @@ def _commit() -> str:
         return "unknown"
 
 
-class _progress:  # noqa: N801
+class _progress:
     """A bar with the loss, the speed and the time left."""
 
     def __init__(self, recipe: Recipe, done: int, show: bool) -> None:
@@ -165,7 +179,9 @@ class _progress:  # noqa: N801
             TextColumn("left"),
         )
         self.bar = Progress(*columns, disable=not show)
-        self.task = self.bar.add_task(recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0)
+        self.task = self.bar.add_task(
+            recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0
+        )
         self.average, self.done, self.started = float("nan"), done, time.monotonic()
 
     def __enter__(self) -> Callable[[Step], None]:

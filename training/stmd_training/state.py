@@ -29,9 +29,17 @@ def save_state(path: Path, state: TrainState, recipe: Recipe, seconds: float) ->
         for moment in MOMENTS:
             if state.optimizer.state[parameter]:
                 tensors[f"{moment}.{name}"] = state.optimizer.state[parameter][moment]
-    metadata = {"step": str(state.step), "seconds": repr(seconds), "recipe": json.dumps(asdict(recipe), sort_keys=True)}
+    metadata = {
+        "step": str(state.step),
+        "seconds": repr(seconds),
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+    }
     with written_whole(path) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata=metadata,
+        )
 
 
 def load_state(path: Path, state: TrainState, recipe: Recipe) -> float:
@@ -44,7 +52,9 @@ def load_state(path: Path, state: TrainState, recipe: Recipe) -> float:
         _fill(state, tensors, int(metadata["step"]))
         return float(metadata["seconds"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: a damaged training state ({error}); begin anew with --restart") from error
+        raise CheckpointError(
+            f"{path}: a damaged training state ({error}); begin anew with --restart"
+        ) from error
 
 
 def _fill(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:

@@ -26,9 +26,7 @@ class OnnxNetwork:
         self.channels = channels
         self.device = device
 
-    def __call__(
-        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
-    ) -> Float[Tensor, "b c *d"]:
+    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the graph on the session's device."""
         if x.device.type != self.device.type:
             raise InvalidArgumentError(f"x is on {x.device}, the ONNX session on {self.device}")
@@ -96,6 +94,4 @@ def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
     found = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
     for name, shape in expected.items():
         if name not in found or found[name][1:] != shape or isinstance(found[name][0], int):
-            raise CheckpointError(
-                f"{path}: {name} should be [b, {', '.join(map(str, shape))}], is {found.get(name)}"
-            )
+            raise CheckpointError(f"{path}: {name} should be [b, {', '.join(map(str, shape))}], is {found.get(name)}")

@@ -111,9 +111,7 @@ class EngineNetwork:
         self.channels = channels
         self.device = device
 
-    def __call__(
-        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
-    ) -> Float[Tensor, "b c *d"]:
+    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Enqueue the engine on torch's current stream."""
         self.manifest.batch.check(x.shape[0])
         inputs = {"x": x.detach().float().contiguous(), "times": times.detach().float().contiguous()}
@@ -159,9 +157,7 @@ def read_engine(path: Path) -> tuple[ModelSpec, EngineManifest, bytes]:
     except InvalidArgumentError as error:
         raise CheckpointError(f"{beside}: foreign or damaged ({error})") from error
     if hashlib.sha256(data).hexdigest() != manifest.sha256:
-        raise CheckpointError(
-            f"{path}: not the engine that {beside.name} describes; it is truncated or was replaced"
-        )
+        raise CheckpointError(f"{path}: not the engine that {beside.name} describes; it is truncated or was replaced")
     return ModelSpec.from_json(json.dumps(values.get("spec")), str(beside)), manifest, data
 
 
@@ -196,9 +192,7 @@ def _check_architecture(path: Path, manifest: EngineManifest, capability: tuple[
     fits = here in manifest.architectures if manifest.architectures else capability >= (8, 0)
     if not fits:
         built = ", ".join(manifest.architectures) or "sm80 and newer"
-        raise CheckpointError(
-            f"{path} was built for {built}, this GPU is {here}: stmd-export --trt --gpu-arch {here}"
-        )
+        raise CheckpointError(f"{path} was built for {built}, this GPU is {here}: stmd-export --trt --gpu-arch {here}")
 
 
 def _no_gpu(device: torch.device) -> str:

@@ -42,7 +42,7 @@ def certify_model(
     for path in (as_json, as_page):
         check_writable(path)
     sampler = Sampler.from_pretrained(model)
-    source = load_data(sampler.spec.name if data is None else data, split="test")
+    source = load_data(str(sampler.spec.training.get("data", sampler.spec.name)) if data is None else data, split="test")
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed)
     else:

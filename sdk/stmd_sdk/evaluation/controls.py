@@ -74,7 +74,7 @@ class MomentMatchedPosterior:
         return x_0
 
     def _moments(self, look: Look) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d d"]]:
-        """Mean and covariance Σ_j π_j (C_j + (m_j - m) (m_j - m)ᵀ); C_j is one for all rows, which share t."""
+        """Mean m and covariance Σ_j π_j (C_j + (m_j - m) (m_j - m)ᵀ); C_j depends on t, which rows share."""
         components = self.mixture.components
         mass, means = look.log_responsibilities.exp(), components.component_means(look)
         mean = torch.einsum("bk,bkd->bd", mass, means)

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-PAIRS, CONTROL_PAIRS, LEAST_PAIRS = 16384, 2048, 500
+PAIRS, CONTROL_PAIRS, LEAST_PAIRS = 16384, 1024, 1000
 DRAWS, LEAST_DRAWS = 8, 4
 MASS_DRAWS = 2  # draws a pair whose modes are counted
 MASS_INFORMATION = (
@@ -174,7 +174,7 @@ def _against_oracle(
 def conditional_energy(
     y: Float[Tensor, "K n d"], o: Float[Tensor, "L n d"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """2 mean ‖y - o‖ - mean ‖y - y'‖ - mean ‖o - o'‖ for each x_t over distinct draws; and the last mean."""
+    """2 mean ‖y - o‖ - mean ‖y - y'‖ - mean ‖o - o'‖ for each x_t, over distinct draws; and the last."""
     y, o = y.transpose(0, 1), o.transpose(0, 1)
 
     def within(x: Tensor) -> Tensor:
@@ -187,9 +187,8 @@ def conditional_energy(
 def _mode_mass(
     joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule
 ) -> Finding:
-    found = torch.stack([responsibilities(mixture, schedule, one) for one in joint.draws[:MASS_DRAWS]]).mean(
-        dim=0
-    )
+    hits = [responsibilities(mixture, schedule, one) for one in joint.draws[:MASS_DRAWS]]
+    found = torch.stack(hits).mean(dim=0)
     order = known.mass.argsort(dim=1, descending=True)
     error = torch.cat([found - known.mass, (found - known.mass).gather(1, order)], dim=1)
     chance = known.mass * (1 - known.mass)

@@ -43,7 +43,7 @@ class Report:
             if not control.rejected() or all(finding.within for finding in control.findings):
                 raise InvalidArgumentError(
                     f"{control.pairs} pairs cannot tell the control {name!r} from exact draws, so there is "
-                    f"no verdict; try {4 * control.pairs} pairs"
+                    f"no verdict; give the controls {4 * control.pairs} pairs"
                 )
         return self.certificate.passed
 
