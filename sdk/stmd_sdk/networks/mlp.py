@@ -46,4 +46,5 @@ class ResidualMLP(nn.Module):
         h = self.enter(x)
         for block in self.blocks:
             h = block(h, embedding)
-        return self.leave(nn.functional.silu(h))
+        # Without the last norm the stream can grow until every unit is dead, at learning rates that are fine otherwise.
+        return self.leave(nn.functional.silu(rms_norm(h)))

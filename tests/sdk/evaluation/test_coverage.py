@@ -1,0 +1,89 @@
+"""The certificate on held-out data, where only joint draws are known."""
+
+import pytest
+import torch
+
+from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.evaluation import heldout_certificate
+from stmd_sdk.noise import Noise
+from stmd_sdk.schedule import VPSchedule
+
+SCHEDULE = VPSchedule()
+SIDE = 5
+# Images with a constant border at -1 and an interior N(0, I): their exact posterior is known pixel by pixel.
+INSIDE = torch.zeros(1, SIDE, SIDE)
+INSIDE[:, 1:-1, 1:-1] = 1
+
+
+def images(n, seed=0):
+    return torch.where(INSIDE > 0, Noise.of(seed, n).normal(1, SIDE, SIDE), -torch.ones(()))
+
+
+def posterior(spread=1.0, speckle=0.0):
+    def draw(x_t, t, noise, /):
+        alpha, sigma = (value.reshape(-1, 1, 1, 1) for value in (SCHEDULE.alpha(t), SCHEDULE.sigma(t)))
+        noise_inside = spread * noise.fold(0).normal(1, SIDE, SIDE)
+        border = -1 + speckle * noise.fold(1).normal(1, SIDE, SIDE)
+        return torch.where(INSIDE > 0, alpha * x_t + sigma * noise_inside, border)
+
+    return draw
+
+
+def certificate(n=600, **wrong):
+    return heldout_certificate(posterior(**wrong), images(n), SCHEDULE, 1.0, times=(0.3, 0.8))
+
+
+def values(certificate, measure):
+    return [finding.estimate for finding in certificate.findings if finding.measure == measure]
+
+
+def test_exact_draws_pass_with_a_constant_border():
+    exact = certificate()
+    assert exact.passed
+    assert not exact.rejected()
+    for measure, target in (("projection coverage", 0.9), ("pixel coverage", 0.9), ("spread-skill", 1.0)):
+        for found in values(exact, measure):
+            assert abs(found.value - target) < 4 * found.error
+
+
+def test_narrow_draws_fail_with_every_measure_but_the_score():
+    narrow = certificate(spread=0.8)
+    assert not narrow.passed
+    assert {finding.measure for finding in narrow.rejected()} >= {
+        "projection coverage",
+        "pixel coverage",
+        "spread-skill",
+        "ranks",
+    }
+    for found, exact in zip(values(narrow, "CRPS"), values(certificate(), "CRPS"), strict=True):
+        assert found.value > exact.value
+
+
+def test_speckle_on_a_constant_border_is_out_of_tolerance():
+    # With 0.1 of c_out and more a wandering border counts; the truth then lies in the middle of the draws.
+    speckled = certificate(speckle=0.5)
+    assert not speckled.passed
+    assert all(found.value > 0.92 for found in values(speckled, "pixel coverage"))
+
+
+def test_exact_draws_are_seldom_rejected():
+    certificates = [
+        heldout_certificate(posterior(), images(200, seed), SCHEDULE, 1.0, seed=seed, times=(0.5,))
+        for seed in range(40)
+    ]
+    # At level 0.05, P(more than 7 of 40) = 0.001.
+    assert sum(bool(certificate.rejected()) for certificate in certificates) <= 7
+
+
+def test_vectors_are_held_out_data_too():
+    def exact(x_t, t, noise, /):
+        return SCHEDULE.alpha(t)[:, None] * x_t + SCHEDULE.sigma(t)[:, None] * noise.normal(3)
+
+    assert heldout_certificate(exact, Noise.of(0, 1000).normal(3), SCHEDULE, 1.0, times=(0.5,)).passed
+
+
+def test_too_few_samples_are_refused_with_the_number_needed():
+    with pytest.raises(InvalidArgumentError, match="at least 100 are needed"):
+        certificate(60)
+    with pytest.raises(InvalidArgumentError, match=r"too few for a verdict.*about \d+ pairs are needed"):
+        _ = certificate(100).passed
