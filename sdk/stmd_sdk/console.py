@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import typer
@@ -17,7 +17,7 @@ error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
+def exit_on_error() -> Generator[None]:
     """Print an error of this project as one line and exit with 2."""
     try:
         yield
