@@ -26,7 +26,7 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
-def export(  # noqa: PLR0917  the options, in the order of --help
+def export(
     ckpt: Annotated[str, typer.Option(help="A bundled model's name, or a .safetensors file.", show_default=False)],
     to_onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file, for ONNX Runtime.")] = False,
     to_trt: Annotated[bool, typer.Option("--trt", help="Write a TensorRT engine (and its ONNX file).")] = False,
@@ -101,7 +101,7 @@ def _batch(text: str) -> BatchProfile:
     return BatchProfile(least, best, most)
 
 
-def _export(  # noqa: PLR0917
+def _export(
     ckpt: str, to_trt: bool, steps: tuple[int | None, int] | None, out: Path, precision: PrecisionName,
     batch: BatchProfile, architectures: tuple[str, ...], flavour: str | None, cache: Path | None, force: bool,
     quiet: bool,

@@ -110,7 +110,7 @@ def _whole(engine: Path) -> bool:
     return True
 
 
-def _build_into(  # noqa: PLR0917
+def _build_into(
     kept: Path, onnx_file: Path, flavour: str, trt: Any, batch: BatchProfile, architectures: tuple[str, ...],
     say: Callable[[str], None],
 ) -> None:  # fmt: skip

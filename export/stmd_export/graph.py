@@ -132,46 +132,53 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 def _with_instance_norms(network: onnx.ModelProto) -> onnx.ModelProto:
     """Spell each GroupNormalization, which is a function to ONNX Runtime, as an InstanceNormalization of groups.
 
-    The runtime expands functions when it opens a file, one by one: some 50 ms each, seconds for a sampler's.
+    The runtime expands functions when it opens a file, which takes seconds for a sampler's many.
     """
     model = copy.deepcopy(network)
-    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    for node in network.graph.node:
-        if node.op_type != "GroupNormalization":
-            nodes.append(node)
-            continue
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        groups = attributes["num_groups"].i
-        (channels,) = shapes[node.input[1]]
-        name, (x, scale, bias) = node.name, node.input
-        values = {
-            "grouped": np.array([0, groups, -1]),
-            "flat": np.array([0, channels, -1]),
-            "ones": np.ones(groups, np.float32),
-            "zeros": np.zeros(groups, np.float32),
-            "column": np.array([channels, 1]),
-        }
-        for key, value in values.items():
-            model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"{name}/{key}"))
-        epsilon = attributes["epsilon"].f if "epsilon" in attributes else 1e-5
-        for operator, inputs, output, options in (
-            ("Reshape", [x, f"{name}/grouped"], "groups", {}),
-            ("InstanceNormalization", ["groups", "ones", "zeros"], "normed", {"epsilon": epsilon}),
-            ("Reshape", ["normed", f"{name}/flat"], "channels", {}),
-            ("Reshape", [scale, f"{name}/column"], "scale", {}),
-            ("Reshape", [bias, f"{name}/column"], "bias", {}),
-            ("Mul", ["channels", "scale"], "scaled", {}),
-            ("Add", ["scaled", "bias"], "shifted", {}),
-            ("Shape", [x], "shape", {}),
-            ("Reshape", ["shifted", "shape"], node.output[0], {}),
-        ):
-            named = [key if key in (x, scale, bias) or "/" in key else f"{name}/{key}" for key in inputs]
-            result = output if output == node.output[0] else f"{name}/{output}"
-            nodes.append(onnx.helper.make_node(operator, named, [result], name=f"{name}/{output}", **options))
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    for node in network.graph.node:
+        if node.op_type == "GroupNormalization":
+            nodes, constants = _instance_norm(node, weights)
+            model.graph.node.extend(nodes)
+            model.graph.initializer.extend(constants)
+        else:
+            model.graph.node.append(node)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
     return model
+
+
+def _instance_norm(
+    node: onnx.NodeProto, weights: dict[str, np.ndarray]
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes and constants of one GroupNormalization; x may have any number of spatial axes."""
+    options = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    groups, name = options["num_groups"], node.name
+    x, scale, bias = node.input[0], weights[node.input[1]], weights[node.input[2]]
+    constants = {
+        "to_groups": np.array([0, groups, -1]),
+        "to_channels": np.array([0, len(scale), -1]),
+        "ones": np.ones(groups, np.float32),
+        "zeros": np.zeros(groups, np.float32),
+        "scale": scale[:, None],
+        "bias": bias[:, None],
+    }
+    steps = [
+        ("Reshape", [x, f"{name}/to_groups"], f"{name}/groups"),
+        ("InstanceNormalization", [f"{name}/groups", f"{name}/ones", f"{name}/zeros"], f"{name}/normed"),
+        ("Reshape", [f"{name}/normed", f"{name}/to_channels"], f"{name}/channels"),
+        ("Mul", [f"{name}/channels", f"{name}/scale"], f"{name}/scaled"),
+        ("Add", [f"{name}/scaled", f"{name}/bias"], f"{name}/shifted"),
+        ("Shape", [x], f"{name}/shape"),
+        ("Reshape", [f"{name}/shifted", f"{name}/shape"], node.output[0]),
+    ]
+    nodes = [onnx.helper.make_node(operator, inputs, [out], name=out) for operator, inputs, out in steps]
+    epsilon = onnx.helper.make_attribute("epsilon", options.get("epsilon", 1e-5))
+    nodes[1].attribute.append(epsilon)
+    return nodes, [onnx.numpy_helper.from_array(value, f"{name}/{key}") for key, value in constants.items()]
 
 
 def _inlined(loop: onnx.ModelProto, network: onnx.ModelProto) -> onnx.ModelProto:

@@ -81,7 +81,7 @@ class Parity:
         return {**asdict(self), "maximum": self.maximum, "two_sample_level": P_VALUE}
 
 
-def network_parity(  # noqa: PLR0917
+def network_parity(
     spec: ModelSpec, eager: Network, candidate: Network, sampled: Network, precision: Precision,
     batches: Sequence[int], compared: str,
 ) -> Parity:  # fmt: skip
@@ -113,7 +113,7 @@ def network_parity(  # noqa: PLR0917
     return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
 
 
-def sampler_parity(  # noqa: PLR0917
+def sampler_parity(
     trained: Sampler, run: Any, precision: Precision, times: Sequence[float], mean_flow_steps: int,
     batches: Sequence[int], compared: str,
 ) -> Parity:  # fmt: skip

@@ -12,11 +12,11 @@ from .console import console, exit_on_error
 __all__ = ["certify"]
 
 
-def certify(  # noqa: PLR0917
+def certify(
     model: Annotated[str, typer.Argument(help="A bundled model's name, or a model file.")],
     data: Annotated[
         str | None,
-        typer.Option(help="A mixture, or held-out data; by default the data that the model is named after."),
+        typer.Option(help="A mixture, or held-out data; by default the data that the model was trained on."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write OUT.json and OUT.png; by default MODEL-certificate here.")

@@ -10,14 +10,14 @@ from rich.console import Console
 
 from .errors import StmdError
 
-__all__ = ["console", "exit_on_error"]
+__all__ = ["console", "error_console", "exit_on_error"]
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def exit_on_error() -> Generator[None]:
+def exit_on_error() -> Generator[None, None, None]:
     """Print an error of this project as one line and exit with 2."""
     try:
         yield

@@ -48,7 +48,7 @@ Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """v(z, τ, x_t, t), as :func:`.mixtures.exact_velocity` with its first three arguments bound."""
 
 
-def flow_residual(  # noqa: PLR0917
+def flow_residual(
     velocity: AverageVelocity,
     v: Float[Tensor, "b *d"],
     z: Float[Tensor, "b *d"],
@@ -66,7 +66,7 @@ def flow_residual(  # noqa: PLR0917
     return u + expand(tau, z) * change - v
 
 
-def transition_bound(  # noqa: PLR0917
+def transition_bound(
     velocity: AverageVelocity,
     exact: Velocity,
     target: AbstractTarget,
@@ -82,7 +82,7 @@ def transition_bound(  # noqa: PLR0917
     return _mean_square_residual(velocity, exact, target, schedule, x_0, t, noise)
 
 
-def consistency_monitor(  # noqa: PLR0917
+def consistency_monitor(
     velocity: AverageVelocity,
     target: AbstractTarget,
     schedule: VPSchedule,
@@ -111,9 +111,7 @@ def lipschitz_start(schedule: VPSchedule, x_0: Float[Tensor, "b *d"], lipschitz:
     return lipschitz**2 * (alpha**2 * square + (1 - sigma) ** 2 * d)
 
 
-def coupled_start(
-    posterior: Posterior, schedule: VPSchedule, x_0: Float[Tensor, "b *d"], noise: Noise
-) -> Estimate:
+def coupled_start(posterior: Posterior, schedule: VPSchedule, x_0: Float[Tensor, "b *d"], noise: Noise) -> Estimate:
     """E‖draw(x_1, ε') - draw(ε, ε')‖² over the coupling of (28): what (28) bounds, without an L."""
     epsilon, t = noise.fold(0).normal(*x_0.shape[1:]), x_0.new_ones(len(x_0))
     x_1 = schedule.marginal(x_0, t, epsilon)
@@ -144,7 +142,7 @@ def _start(schedule: VPSchedule, x_0: Tensor) -> tuple[float, float, int, float]
     return float(schedule.alpha(one)), float(schedule.sigma(one)), x_0[0].numel(), square
 
 
-def _mean_square_residual(  # noqa: PLR0917
+def _mean_square_residual(
     velocity: AverageVelocity,
     exact: Velocity,
     target: AbstractTarget,
@@ -154,9 +152,7 @@ def _mean_square_residual(  # noqa: PLR0917
     noise: Noise,
 ) -> Estimate:
     if len(noise) != len(x_0) or len(t) != len(x_0):
-        raise InvalidArgumentError(
-            f"{len(x_0)} truths need as many times and keys, got {len(t)} and {len(noise)}"
-        )
+        raise InvalidArgumentError(f"{len(x_0)} truths need as many times and keys, got {len(t)} and {len(noise)}")
     shape, n = x_0.shape[1:], len(x_0)
     x_t = schedule.marginal(x_0, t, noise.fold(0).normal(*shape))
     tau = (torch.arange(n, device=x_0.device) + noise.fold(1).uniform()) / n

@@ -29,7 +29,7 @@ __all__ = [
     "histogram",
     "interval_coverage",
     "lively",
-    "project",
+    "projected_ranks",
     "ranks",
     "spread_skill",
     "tarp_ranks",
@@ -63,10 +63,11 @@ def tarp_ranks(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise
     return ranks(truth, draws, noise.fold(1))
 
 
-def project(x: Float[Tensor, "n *d"], directions: int, noise: Noise) -> Float[Tensor, "n directions"]:
-    """θᵀx for random unit directions θ, one for each of the first ``directions`` keys."""
-    theta = torch.nn.functional.normalize(noise[:directions].normal(*x.shape[1:]).flatten(1), dim=1)
-    return x.flatten(1) @ theta.T
+def projected_ranks(joint: JointDraws, directions: int, noise: Noise) -> Int[Tensor, "n directions"]:
+    """Ranks of θᵀx_0 among the θᵀdraw, for random unit directions θ, one of each of the first keys."""
+    theta = noise.fold(0)[:directions].normal(*joint.x_0.shape[1:]).flatten(1)
+    theta = torch.nn.functional.normalize(theta, dim=1).T
+    return ranks(joint.x_0.flatten(1) @ theta, joint.draws.flatten(2) @ theta, noise.fold(1))
 
 
 def histogram(rank: Int[Tensor, "..."], draws: int) -> Int[Tensor, " bins"]:
@@ -79,8 +80,7 @@ def uniformity(rank: Int[Tensor, " n"], draws: int) -> float:
     bins = draws + 1
     if len(rank) < EXPECTED * bins:
         raise InvalidArgumentError(
-            f"{len(rank)} pairs are too few for a histogram of {bins} ranks: "
-            f"at least {EXPECTED * bins} are needed"
+            f"{len(rank)} pairs are too few for a histogram of {bins} ranks: at least {EXPECTED * bins} are needed"
         )
     expected = len(rank) / bins
     statistic = float((histogram(rank, draws) - expected).square().sum() / expected)
@@ -118,8 +118,7 @@ def interval_coverage(
     outside = (1 - level) / 2 * (draws + 1)
     if round(outside) < 1 or abs(outside - round(outside)) > 1e-6:
         raise InvalidArgumentError(
-            f"{draws} draws have no central interval of level {level}: "
-            "(draws + 1) (1 - level) / 2 must be an integer"
+            f"{draws} draws have no central interval of level {level}: (draws + 1) (1 - level) / 2 must be an integer"
         )
     inside = (rank >= round(outside)) & (rank <= draws - round(outside))
     mask = torch.ones_like(inside) if mask is None else mask

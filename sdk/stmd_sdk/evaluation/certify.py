@@ -42,7 +42,8 @@ def certify_model(
     for path in (as_json, as_page):
         check_writable(path)
     sampler = Sampler.from_pretrained(model)
-    source = load_data(str(sampler.spec.training.get("data", sampler.spec.name)) if data is None else data, split="test")
+    trained_on = str(sampler.spec.training.get("data", sampler.spec.name))
+    source = load_data(trained_on if data is None else data, split="test")
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed)
     else:
@@ -55,7 +56,6 @@ def certify_model(
 def _against_mixture(
     sampler: Sampler, mixture: GaussianMixture, pairs: int | None, mean_flow_steps: int, seed: int
 ) -> tuple[Report, Clouds]:
-
     _same_shape(sampler, mixture.name, mixture.shape)
     schedule, n = sampler.spec.schedule, PAIRS if pairs is None else pairs
     posterior = _posterior(sampler, mean_flow_steps)
@@ -68,16 +68,13 @@ def _against_mixture(
 def _on_held_out(
     sampler: Sampler, data: ArrayData, pairs: int | None, mean_flow_steps: int, seed: int
 ) -> tuple[Report, Gallery | None]:
-
     spec = sampler.spec
     _same_shape(sampler, data.name, data.shape)
     n = min(len(data), HELDOUT_PAIRS if pairs is None else pairs)
     chosen = Noise.of(seed, len(data)).uniform().argsort()[:n]
     x_0 = spec.codec.encode(data[chosen])
     posterior = _posterior(sampler, mean_flow_steps)
-    certificate = heldout_certificate(
-        posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=True
-    )
+    certificate = heldout_certificate(posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=True)
     report = Report(spec.name, data.name, mean_flow_steps, str(sampler.device), certificate, {})
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
@@ -89,16 +86,13 @@ def _posterior(sampler: Sampler, mean_flow_steps: int) -> Posterior:
     steps, device = check_integer("mean_flow_steps", mean_flow_steps, 1), sampler.device
     inner = sampler.spec.build_posterior(sampler.network, steps)
 
-    def posterior(
-        x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b *d"]:
+    def posterior(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         return inner(x_t.to(device), t.to(device), noise.to(device)).cpu()
 
     return posterior
 
 
 def _same_shape(sampler: Sampler, name: str, shape: tuple[int, ...]) -> None:
-
     if sampler.spec.shape != shape:
         raise InvalidArgumentError(
             f"{sampler.spec.name} draws samples of shape {list(sampler.spec.shape)}, "

@@ -27,9 +27,7 @@ class MeanPosterior:
     mixture: GaussianMixture
     schedule: VPSchedule
 
-    def __call__(
-        self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b d"]:
+    def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """E[x_0 | x_t]; ``noise`` is not used."""
         return self.mixture.posterior_mean(x_t, t, self.schedule)
 
@@ -43,9 +41,7 @@ class ScaledPosterior:
     schedule: VPSchedule
     factor: float = 0.95
 
-    def __call__(
-        self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b d"]:
+    def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """E[x_0 | x_t] + factor (x_0 - E[x_0 | x_t])."""
         mean = self.mixture.posterior_mean(x_t, t, self.schedule)
         return mean + self.factor * (self.mixture.draw_posterior(x_t, t, noise, self.schedule) - mean)
@@ -59,9 +55,7 @@ class MomentMatchedPosterior:
     mixture: GaussianMixture
     schedule: VPSchedule
 
-    def __call__(
-        self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b d"]:
+    def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """Draw N(E[x_0 | x_t], Cov[x_0 | x_t])."""
         x_0 = torch.empty_like(x_t)
         for time in t.unique().tolist():

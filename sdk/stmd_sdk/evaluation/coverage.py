@@ -36,7 +36,7 @@ from .calibration import (
     histogram,
     interval_coverage,
     lively,
-    project,
+    projected_ranks,
     ranks,
     spread_skill,
     tarp_ranks,
@@ -105,13 +105,6 @@ def calibration_findings(
     ]
     curves = Curves(joint.t, coverage_curve(tarp, count).tolist(), histogram(rank, count).tolist())
     return findings, curves
-
-
-def projected_ranks(joint: JointDraws, directions: int, noise: Noise) -> Tensor:
-    """Ranks [n, directions] of the truth along random directions."""
-    theta = noise.fold(0)
-    draws = torch.stack([project(one, directions, theta) for one in joint.draws])
-    return ranks(project(joint.x_0, directions, theta), draws, noise.fold(1))
 
 
 def _coverages(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise) -> list[Finding]:

@@ -30,16 +30,12 @@ def energy_distance(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], *, unbia
     n, m = len(x), len(y)
     off = 1 if unbiased else 0
     if min(n, m) <= off:
-        raise InvalidArgumentError(
-            f"an unbiased energy distance needs at least 2 points a side, got {n} and {m}"
-        )
+        raise InvalidArgumentError(f"an unbiased energy distance needs at least 2 points a side, got {n} and {m}")
     within = _own_sum(x, _itself) / (n * (n - off)) + _own_sum(y, _itself) / (m * (m - off))
     return 2 * _pair_sum(x, y, _itself) / (n * m) - within
 
 
-def distance_blocks(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]
-) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
+def distance_blocks(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterator[tuple[slice, Float[Tensor, "b m"]]]:
     """Distances of some rows of x to all of y, block by block: (rows, ‖x_i - y_j‖)."""
     rows = max(1, BLOCK * BLOCK // len(y))
     for start in range(0, len(x), rows):
@@ -88,9 +84,7 @@ def mmd(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], *, bandwidth: float 
     if min(n, m) < 2:
         raise InvalidArgumentError(f"an unbiased MMD needs at least 2 points a side, got {n} and {m}")
     if bandwidth is None:
-        bandwidth = float(
-            torch.pdist(torch.cat([x[: BANDWIDTH_POINTS // 2], y[: BANDWIDTH_POINTS // 2]])).median()
-        )
+        bandwidth = float(torch.pdist(torch.cat([x[: BANDWIDTH_POINTS // 2], y[: BANDWIDTH_POINTS // 2]])).median())
     if not bandwidth > 0:
         raise InvalidArgumentError(f"bandwidth must be positive, got {bandwidth}; are all points equal?")
 
@@ -146,9 +140,7 @@ def _features(x: Tensor, features: Callable[[Tensor], Tensor] | None) -> Tensor:
 def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both samples as rows of numbers about their common centre, checked."""
     if x.shape[1:] != y.shape[1:] or x.ndim < 2 or len(x) == 0 or len(y) == 0:
-        raise InvalidArgumentError(
-            f"two samples of one shape are needed, got {list(x.shape)} and {list(y.shape)}"
-        )
+        raise InvalidArgumentError(f"two samples of one shape are needed, got {list(x.shape)} and {list(y.shape)}")
     for side in (x, y):
         if not bool(side.isfinite().all()):
             raise InvalidArgumentError("a sample has values that are NaN or infinite")

@@ -34,7 +34,7 @@ class JointDraws:
     draws: Float[Tensor, "K n *d"]
 
 
-def joint_draws(  # noqa: PLR0917
+def joint_draws(
     posterior: Posterior,
     schedule: VPSchedule,
     x_0: Float[Tensor, "n *d"],

@@ -61,9 +61,7 @@ TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 PAIRS, CONTROL_PAIRS, LEAST_PAIRS = 16384, 1024, 1000
 DRAWS, LEAST_DRAWS = 8, 4
 MASS_DRAWS = 2  # draws a pair whose modes are counted
-MASS_INFORMATION = (
-    25  # Σ p(j | x_t) (1 - p(j | x_t)) below which a mode's mass is no test: its law is not normal
-)
+MASS_INFORMATION = 25  # Σ p(j | x_t) (1 - p(j | x_t)) below which a mode's mass is no test: its law is not normal
 
 TOLERANCES = {
     "variance ratio": 0.03,
@@ -121,7 +119,7 @@ def least_pairs(draws: int) -> int:
     return int((bridge_quantile(draws) / TOLERANCES["TARP"]) ** 2) + 1
 
 
-def _certificate(  # noqa: PLR0917
+def _certificate(
     posterior: Posterior,
     mixture: GaussianMixture,
     schedule: VPSchedule,
@@ -160,9 +158,7 @@ def _against_oracle(
     """Variance ratio, mode mass, energy distance and its floor."""
     spread = joint.draws.var(dim=0).sum(dim=1).double()
     excess = mean_estimate(spread - known.trace)
-    yield _finding(
-        "variance ratio", joint.t, ratio_estimate(spread, known.trace), 1.0, z_p_value(excess, 0.0)
-    )
+    yield _finding("variance ratio", joint.t, ratio_estimate(spread, known.trace), 1.0, z_p_value(excess, 0.0))
     yield _mode_mass(joint, known, mixture, schedule)
     apart = ratio_estimate(*conditional_energy(joint.draws, known.oracle))
     yield _finding("energy distance", joint.t, apart, 0.0, z_p_value(apart, 0.0, one_sided=True))
@@ -184,9 +180,7 @@ def conditional_energy(
     return 2 * torch.cdist(y, o).mean(dim=(1, 2)) - within(y) - scale, scale
 
 
-def _mode_mass(
-    joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule
-) -> Finding:
+def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule) -> Finding:
     hits = [responsibilities(mixture, schedule, one) for one in joint.draws[:MASS_DRAWS]]
     found = torch.stack(hits).mean(dim=0)
     order = known.mass.argsort(dim=1, descending=True)

@@ -209,7 +209,7 @@ class MixturePosterior:
         return self.mixture.draw_posterior(x_t, t, noise, self.schedule)
 
 
-def exact_velocity(  # noqa: PLR0917
+def exact_velocity(
     mixture: GaussianMixture,
     schedule: VPSchedule,
     target: AbstractTarget,

@@ -31,9 +31,7 @@ class Neighbourhood:
     coverage: float
 
 
-def neighbourhood(
-    real: Float[Tensor, "n *d"], samples: Float[Tensor, "m *d"], *, k: int = 5
-) -> Neighbourhood:
+def neighbourhood(real: Float[Tensor, "n *d"], samples: Float[Tensor, "m *d"], *, k: int = 5) -> Neighbourhood:
     """Compare ``samples`` with ``real`` data (or the features of both).
 
     A point's k-neighbourhood is the closed ball to its k-th nearest other point of its own sample.

@@ -60,9 +60,7 @@ def oracle_pairs(mixture: GaussianMixture, schedule: VPSchedule, t: float, noise
     return OraclePairs(x_0, x_t, t, oracle, mass, trace)
 
 
-def responsibilities(
-    mixture: GaussianMixture, schedule: VPSchedule, x_0: Float[Tensor, "n d"]
-) -> Float[Tensor, "n k"]:
+def responsibilities(mixture: GaussianMixture, schedule: VPSchedule, x_0: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
     """p(j | x_0): a look at t = 0."""
     seen = [look.log_responsibilities.exp().float() for _, look in looks(mixture, schedule, x_0, 0.0)]
     return torch.cat(seen)

@@ -141,9 +141,7 @@ def _ranks(axes: Axes, report: Report) -> None:
 def _clouds(axes: Axes, panel: Clouds) -> None:
     for state, (model, oracle) in enumerate(zip(panel.model, panel.oracle, strict=True)):
         label = (f"exact, t = {panel.t:g}", "model") if state == 0 else (None, None)
-        axes.scatter(
-            *oracle.T, s=14, facecolors="none", edgecolors=f"C{state}", linewidths=0.5, label=label[0]
-        )
+        axes.scatter(*oracle.T, s=14, facecolors="none", edgecolors=f"C{state}", linewidths=0.5, label=label[0])
         axes.scatter(*model.T, s=5, color=f"C{state}", marker="x", linewidths=0.6, label=label[1])
     axes.set(title="draws given three states x_t", aspect="equal")
     axes.legend(fontsize="small")
@@ -155,7 +153,5 @@ def _gallery(axes: Axes, panel: Gallery) -> None:
     shade = ((tiled.clamp(-1, 1) + 1) / 2).cpu()
     axes.imshow(shade[..., 0] if channels == 1 else shade, cmap="gray", vmin=0, vmax=1)
     axes.set_yticks([(row + 0.5) * height for row in range(rows)], [f"t = {t:g}" for t in panel.times])
-    axes.set_xticks(
-        [(column + 0.5) * width for column in range(columns)], ["x_t", "x_0", *["draw"] * (columns - 2)]
-    )
+    axes.set_xticks([(column + 0.5) * width for column in range(columns)], ["x_t", "x_0", *["draw"] * (columns - 2)])
     axes.set(title="a held-out image and draws given its x_t")

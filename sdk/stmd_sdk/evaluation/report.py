@@ -70,16 +70,10 @@ class Report:
     def _summary(self) -> Text:
         certificate = self.certificate
         off, tests = len(certificate.rejected()), len(certificate.tests)
-        exact = (
-            f"{off} of {tests} tests tell the draws from exact ones at an overall level of {LEVEL:g} (Holm)"
-        )
+        exact = f"{off} of {tests} tests tell the draws from exact ones at an overall level of {LEVEL:g} (Holm)"
         cost = f"{certificate.pairs} pairs, {certificate.draws} draws, {certificate.seconds:.0f} s"
         text = Text("PASS", style="bold green") if self.passed else Text("FAIL", style="bold red")
-        where = (
-            "every estimate is within its tolerance"
-            if self.passed
-            else "estimates in red are out of tolerance"
-        )
+        where = "every estimate is within its tolerance" if self.passed else "estimates in red are out of tolerance"
         return text.append(f": {where}; {exact}; {cost}", style="default not bold")
 
     def _facts(self) -> dict[str, Any]:

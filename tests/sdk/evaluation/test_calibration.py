@@ -14,13 +14,14 @@ from stmd_sdk.evaluation.calibration import (
     histogram,
     interval_coverage,
     lively,
-    project,
+    projected_ranks,
     ranks,
     spread_skill,
     tarp_ranks,
     uniformity,
 )
 from stmd_sdk.evaluation.joint import JointDraws, check_posterior, draw, joint_draws
+from stmd_sdk.evaluation.statistics import combined_p_value
 from stmd_sdk.noise import Noise
 from stmd_sdk.schedule import VPSchedule
 
@@ -46,12 +47,9 @@ def joint(n, shape=(4,), count=19, seed=0, **wrong):
 
 
 def test_exact_draws_have_uniform_ranks_and_wrong_ones_do_not():
-    directions, noise = Noise.of(1, 1), Noise.of(2, 4000)
-
     def p_value(**wrong):
-        pairs = joint(4000, **wrong)
-        draws = torch.stack([project(one, 1, directions) for one in pairs.draws])
-        return uniformity(ranks(project(pairs.x_0, 1, directions), draws, noise)[:, 0], 19)
+        rank = projected_ranks(joint(4000, **wrong), 4, Noise.of(2, 4000))
+        return combined_p_value([uniformity(column, 19) for column in rank.T])
 
     assert p_value() > 1e-3
     assert p_value(spread=0.85) < 1e-6
@@ -98,8 +96,7 @@ def test_tarp_sees_draws_of_the_data_that_ignore_x_t():
     noise = Noise.of(0, n)
     pairs = joint_draws(prior, SCHEDULE, noise.fold(9).normal(6), T, 9, noise)
     # Each projection of the truth is calibrated under the data's own law, only not given x_t.
-    along = [project(one, 1, Noise.of(1, 1)) for one in pairs.draws]
-    assert uniformity(ranks(project(pairs.x_0, 1, Noise.of(1, 1)), torch.stack(along), noise)[:, 0], 9) > 1e-3
+    assert uniformity(projected_ranks(pairs, 1, Noise.of(1, n))[:, 0], 9) > 1e-3
     assert uniformity(tarp_ranks(pairs, SCHEDULE, 1.0, Noise.of(3, n)), 9) < 1e-6
 
 

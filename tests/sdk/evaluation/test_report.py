@@ -1,0 +1,147 @@
+"""The report: what it says of exact and of wrong posteriors, and the command that writes it."""
+
+import io
+import json
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from stmd_sdk.certify import certify
+from stmd_sdk.checkpoint import save_model
+from stmd_sdk.codec import PixelCodec, VectorCodec
+from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.evaluation import MixturePosterior, control_certificates, kernel_certificate, mixture
+from stmd_sdk.evaluation.certify import certify_model
+from stmd_sdk.evaluation.controls import ScaledPosterior
+from stmd_sdk.evaluation.kernel import TIMES
+from stmd_sdk.evaluation.plot import clouds, write_page
+from stmd_sdk.evaluation.report import Report
+from stmd_sdk.networks import MLPConfig, UNetConfig
+from stmd_sdk.schedule import VPSchedule
+from stmd_sdk.spec import ModelSpec
+
+SCHEDULE = VPSchedule()
+PROBLEM = mixture("mixture2d")
+FEW = {"pairs": 5000, "times": (0.3, 0.7)}
+
+
+def report(posterior, **kwargs):
+    certificate = kernel_certificate(posterior, PROBLEM, SCHEDULE, **(FEW | kwargs))
+    controls = control_certificates(PROBLEM, SCHEDULE, pairs=1024, times=FEW["times"])
+    return Report("exact", "mixture2d", 1, "cpu", certificate, controls)
+
+
+def printed(report):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.table())
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return report(MixturePosterior(PROBLEM, SCHEDULE), pairs=16384)
+
+
+def test_exact_draws_pass_and_the_table_says_so(exact):
+    assert exact.passed
+    text = printed(exact)
+    assert "PASS" in text
+    assert "0.97 to 1.03" in text
+    for control in ("mean only", "spread × 0.95", "moment-matched"):
+        assert f"control {control}: rejected by" in text
+
+
+def test_shrunk_draws_fail_by_their_variance():
+    shrunk = report(ScaledPosterior(PROBLEM, SCHEDULE, 0.9), pairs=16384)
+    assert not shrunk.passed
+    assert "FAIL" in printed(shrunk)
+
+
+def test_json_holds_every_finding_with_its_error(exact, tmp_path):
+    exact.write_json(tmp_path / "certificate.json")
+    facts = json.loads((tmp_path / "certificate.json").read_text())
+    assert facts["verdict"] == "pass"
+    assert (facts["pairs"], facts["draws"], facts["mean_flow_steps"]) == (16384, 8, 1)
+    assert facts["environment"]["torch"] == torch.__version__
+    ratio = [finding for finding in facts["findings"] if finding["measure"] == "variance ratio"]
+    assert [finding["t"] for finding in ratio] == [0.3, 0.7]
+    assert all(abs(finding["value"] - 1) < 5 * finding["standard_error"] for finding in ratio)
+    assert all(control["rejected"] for control in facts["controls"].values())
+    assert not any(control["within_tolerance"] for control in facts["controls"].values())
+
+
+def test_an_instrument_that_misses_a_control_gives_no_verdict(exact):
+    blind = Report("exact", "mixture2d", 1, "cpu", exact.certificate, {"an exact one": exact.certificate})
+    with pytest.raises(InvalidArgumentError, match="cannot tell the control 'an exact one'"):
+        _ = blind.passed
+
+
+def test_the_page_is_one_picture(exact, tmp_path):
+    write_page(exact, clouds(MixturePosterior(PROBLEM, SCHEDULE), PROBLEM, SCHEDULE), tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as page:
+        assert min(page.size) > 800
+        assert len(page.convert("L").getcolors()) > 50  # not an empty sheet
+
+
+def test_the_clouds_of_the_exact_posterior_have_the_oracles_moments():
+    problem = mixture("mixture64")
+    shown = clouds(MixturePosterior(problem, SCHEDULE), problem, SCHEDULE, t=0.3)
+    n = shown.model.shape[1]
+    scale = shown.oracle.std(dim=1)
+    assert ((shown.model.mean(dim=1) - shown.oracle.mean(dim=1)).abs() < 4.5 * scale * (2 / n) ** 0.5).all()
+
+
+def untrained(path, *, name="mixture2d", shape=(2,), objective="stmd"):
+    image = len(shape) == 3
+    network = UNetConfig(channels=(8, 8), attention=(), groups=4, embedding_width=16) if image else MLPConfig(32, 1)
+    codec = PixelCodec() if image else VectorCodec()
+    spec = ModelSpec(name, objective, shape, network, codec, target="residual" if objective == "stmd" else "x0")
+    save_model(path, spec, spec.build_network().state_dict())
+    return str(path)
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(certify)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_an_untrained_model_fails_and_both_files_are_written(tmp_path):
+    model = untrained(tmp_path / "model.safetensors")
+    result = run(model, "--out", tmp_path / "found", "--pairs", 16384)
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert facts["verdict"] == "fail"
+    assert sorted({finding["t"] for finding in facts["findings"]}) == list(TIMES)
+    assert (tmp_path / "found.png").stat().st_size > 10000
+
+
+def test_an_image_model_is_certified_on_held_out_digits(tmp_path):
+    model = untrained(tmp_path / "model.safetensors", name="digits", shape=(1, 8, 8))
+    report = certify_model(model, out=tmp_path / "found")
+    assert not report.passed
+    assert {finding.measure for finding in report.certificate.findings} >= {"projection coverage", "pixel coverage"}
+    assert report.certificate.pairs == 297
+    assert (tmp_path / "found.png").is_file()
+
+
+def test_refusals_exit_with_2_and_write_nothing(tmp_path):
+    vector = untrained(tmp_path / "vector.safetensors")
+    point = untrained(tmp_path / "point.safetensors", objective="ddpm")
+    refusals = {
+        (vector, "--pairs", 300): "too few",
+        (vector, "--data", "mixture64"): "--data",
+        (vector, "--mean-flow-steps", 0): "mean_flow_steps",
+        (point,): "identical draws",
+        (tmp_path / "absent",): "no model",
+    }
+    for arguments, message in refusals.items():
+        result = run(*arguments, "--out", tmp_path / "found")
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    assert not list(tmp_path.glob("found*"))
