@@ -1,9 +1,9 @@
 """What a certificate holds: findings with errors, bands and p-values, and the two ways to judge them.
 
 *Tolerance* is the verdict for models. A trained model is never exact, and a significance test rejects it
-given enough pairs; so a model passes if every estimate lies within its measure's tolerance. The band (95 %)
-is printed beside it, and a band wider than the tolerance gives no verdict: the error says how many pairs are
-needed.
+given enough pairs; so a model passes if every estimate lies within its measure's tolerance, and fails
+otherwise. There is no verdict where a band (95 %) is wider than its tolerance, unless some other band lies
+outside as a whole: the error says how many pairs are needed.
 
 *Significance* is the judgement of the instrument: exact draws must not be rejected, controls must. The
 hypothesis is that the draws are exact; Holm's correction over all findings keeps the probability of any false
@@ -42,9 +42,17 @@ class Finding:
     @property
     def within(self) -> bool:
         """Whether the estimate lies within the tolerance."""
+        return self._near(0.0)
+
+    @property
+    def decisively_off(self) -> bool:
+        """Whether the whole band lies out of tolerance."""
+        return not self._near(self.estimate.band)
+
+    def _near(self, margin: float) -> bool:
         if self.tolerance is None or self.target is None:
             return True
-        return abs(self.estimate.value - self.target) <= self.tolerance
+        return abs(self.estimate.value - self.target) <= self.tolerance + margin
 
 
 @final
@@ -72,13 +80,15 @@ class Certificate:
     @property
     def passed(self) -> bool:
         """Whether every finding lies within its tolerance; raises where the pairs are too few to tell."""
+        if any(finding.decisively_off for finding in self.findings):
+            return False
         for finding in self.findings:
             if finding.tolerance is not None and finding.estimate.band > finding.tolerance:
                 needed = math.ceil(self.pairs * (finding.estimate.band / finding.tolerance) ** 2)
                 raise InvalidArgumentError(
-                    f"{self.pairs} pairs are too few for a verdict: they tell {finding.measure} at "
-                    f"t = {finding.t:g} to ±{finding.estimate.band:.2g}, its tolerance is "
-                    f"{finding.tolerance:g}; about {needed} pairs are needed"
+                    f"{self.pairs} pairs are too few for a verdict: they tell {finding.measure} at t = {finding.t:g} "
+                    f"to ±{finding.estimate.band:.2g}, its tolerance is {finding.tolerance:g}; "
+                    f"about {needed} pairs are needed"
                 )
         return all(finding.within for finding in self.findings)
 

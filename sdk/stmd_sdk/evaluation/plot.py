@@ -122,7 +122,7 @@ def _ratio(axes: Axes, report: Report) -> None:
 
 def _coverage(axes: Axes, report: Report) -> None:
     for curves in report.certificate.curves:
-        levels = torch.linspace(0, 1, len(curves.coverage) + 2)
+        levels = [j / (len(curves.coverage) + 1) for j in range(len(curves.coverage) + 2)]
         axes.plot(levels, [0.0, *curves.coverage, 1.0], marker=".", label=f"t = {curves.t:g}")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel="credibility level", ylabel="coverage", title="TARP coverage")
@@ -131,15 +131,15 @@ def _coverage(axes: Axes, report: Report) -> None:
 
 def _ranks(axes: Axes, report: Report) -> None:
     for curves in report.certificate.curves:
-        counts = torch.tensor(curves.ranks, dtype=torch.float64)
-        axes.plot(counts * len(counts) / counts.sum(), drawstyle="steps-mid", label=f"t = {curves.t:g}")
+        expected = sum(curves.ranks) / len(curves.ranks)
+        axes.plot([count / expected for count in curves.ranks], drawstyle="steps-mid", label=f"t = {curves.t:g}")
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel="rank of the truth among the draws", title="rank histograms, 1 is right", ylim=(0, 2))
     axes.legend(fontsize="small", ncols=2)
 
 
 def _clouds(axes: Axes, panel: Clouds) -> None:
-    for state, (model, oracle) in enumerate(zip(panel.model, panel.oracle, strict=True)):
+    for state, (model, oracle) in enumerate(zip(panel.model.numpy(), panel.oracle.numpy(), strict=True)):
         label = (f"exact, t = {panel.t:g}", "model") if state == 0 else (None, None)
         axes.scatter(*oracle.T, s=14, facecolors="none", edgecolors=f"C{state}", linewidths=0.5, label=label[0])
         axes.scatter(*model.T, s=5, color=f"C{state}", marker="x", linewidths=0.6, label=label[1])
@@ -150,7 +150,7 @@ def _clouds(axes: Axes, panel: Clouds) -> None:
 def _gallery(axes: Axes, panel: Gallery) -> None:
     rows, columns, channels, height, width = panel.images.shape
     tiled = panel.images.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    shade = ((tiled.clamp(-1, 1) + 1) / 2).cpu()
+    shade = ((tiled.clamp(-1, 1) + 1) / 2).numpy()
     axes.imshow(shade[..., 0] if channels == 1 else shade, cmap="gray", vmin=0, vmax=1)
     axes.set_yticks([(row + 0.5) * height for row in range(rows)], [f"t = {t:g}" for t in panel.times])
     axes.set_xticks([(column + 0.5) * width for column in range(columns)], ["x_t", "x_0", *["draw"] * (columns - 2)])

@@ -26,7 +26,7 @@ from stmd_sdk.spec import ModelSpec
 
 SCHEDULE = VPSchedule()
 PROBLEM = mixture("mixture2d")
-FEW = {"pairs": 5000, "times": (0.3, 0.7)}
+FEW = {"pairs": 2000, "times": (0.3, 0.7)}
 
 
 def report(posterior, **kwargs):
@@ -56,7 +56,7 @@ def test_exact_draws_pass_and_the_table_says_so(exact):
 
 
 def test_shrunk_draws_fail_by_their_variance():
-    shrunk = report(ScaledPosterior(PROBLEM, SCHEDULE, 0.9), pairs=16384)
+    shrunk = report(ScaledPosterior(PROBLEM, SCHEDULE, 0.9))
     assert not shrunk.passed
     assert "FAIL" in printed(shrunk)
 
@@ -88,7 +88,7 @@ def test_the_page_is_one_picture(exact, tmp_path):
 
 
 def test_the_clouds_of_the_exact_posterior_have_the_oracles_moments():
-    problem = mixture("mixture64")
+    problem = mixture("mixture8")
     shown = clouds(MixturePosterior(problem, SCHEDULE), problem, SCHEDULE, t=0.3)
     n = shown.model.shape[1]
     scale = shown.oracle.std(dim=1)
@@ -112,7 +112,7 @@ def run(*arguments):
 
 def test_an_untrained_model_fails_and_both_files_are_written(tmp_path):
     model = untrained(tmp_path / "model.safetensors")
-    result = run(model, "--out", tmp_path / "found", "--pairs", 16384)
+    result = run(model, "--out", tmp_path / "found", "--pairs", 1000)
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
     facts = json.loads((tmp_path / "found.json").read_text())
