@@ -70,9 +70,7 @@ def _mentions(tree):
 
 
 def test_the_reading_itself_finds_imports_and_mentions():
-    tree = ast.parse(
-        "import a.b\ndef f():\n    from c import d\n    e.f.g()\nimport_module('h.i')\nfrom .j import k"
-    )
+    tree = ast.parse("import a.b\ndef f():\n    from c import d\n    e.f.g()\nimport_module('h.i')\nfrom .j import k")
     assert set(_imports(tree)) == {"a.b", "c", "c.d", "h.i"}
     assert {"e.f.g", "e.f"} <= _mentions(tree)
     assert len(_files_of("stmd_sdk")) > 15

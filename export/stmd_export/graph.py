@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,7 +20,7 @@ from .whole import PLACEHOLDER, WholeModule
 
 with requires_extra("export"):
     import onnx
-    import onnxscript  # noqa: F401  torch.onnx.export needs it
+    import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch.onnx.export needs it
 
 __all__ = ["OPSET", "OPSET_BF16", "trace_network", "trace_sampler"]
 
@@ -92,7 +92,7 @@ def _traced(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None, None, None]:
     """Silence the exporter's remarks on its own internals; what fails raises."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

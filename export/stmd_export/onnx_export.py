@@ -78,7 +78,7 @@ def export_onnx(
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
     times = _checked_times(trained, whole)
     say("tracing the network")
-    cast = lowered(module.to(memory_format=torch.contiguous_format), precision)
+    cast = lowered(module, precision)
     graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
     if whole is not None:
         say(f"unrolling {whole.inference_steps} steps of the sampler")
@@ -199,6 +199,6 @@ def _reference(file: Path, names: tuple[str, ...]) -> Callable[..., Any]:
 
     def run(*inputs: Tensor) -> Tensor:
         feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return torch.from_numpy(np.asarray(evaluator.run(None, feeds)[0]))
+        return torch.from_numpy(np.asarray(list(evaluator.run(None, feeds))[0]))
 
     return run

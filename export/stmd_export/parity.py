@@ -30,7 +30,8 @@ ROWS = 12  # rows of random and of real inputs, in batches of every size
 class Tolerance:
     """Largest absolute difference allowed: of one evaluation, and of samples with shared noise; their RMS.
 
-    Those of samples are for up to ``SAMPLE_STEPS`` inference steps and grow in proportion beyond them.
+    Those of samples are for up to ``SAMPLE_STEPS`` inference steps and samples of RMS 1 at most, as images are;
+    they grow in proportion beyond.
     """
 
     evaluation: float
@@ -202,7 +203,8 @@ def _case(inputs: str, batch: int, found: Tensor, expected: Tensor, allowed: flo
 
 
 def _samples_case(steps: int, found: Tensor, expected: Tensor, tolerance: Tolerance) -> Case:
-    growth = max(1.0, steps / SAMPLE_STEPS)
+    scale = max(1.0, float(expected.double().square().mean().sqrt()))
+    growth = scale * max(1.0, steps / SAMPLE_STEPS)
     name = f"samples, N = {steps}, shared noise"
     case = _case(name, len(found), found, expected, tolerance.samples * growth)
     if not case.rms <= tolerance.samples_rms * growth:

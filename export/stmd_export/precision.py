@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import final
 
 import torch
@@ -74,7 +74,7 @@ def lowered(network: nn.Module, precision: Precision) -> nn.Module:
     return Lowered(network, dtype)
 
 
-def _inside(name: str, names: dict[str, nn.Module]) -> bool:
+def _inside(name: str, names: Collection[str]) -> bool:
     return any(name.startswith(f"{other}.") for other in names)
 
 

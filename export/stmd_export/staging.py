@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ __all__ = ["staged"]
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Generator[Path, None, None]:
     """Give an empty folder inside ``out``; if the block succeeds, its files move to ``out``, flushed to disk.
 
     The JSON files move last, so that a crash in between leaves none that vouches for a missing file.

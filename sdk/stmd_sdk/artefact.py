@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from .config import read_config
 from .errors import CheckpointError, InvalidArgumentError
@@ -69,7 +69,7 @@ def sealed(model: bytes, spec: str, artefact: Artefact) -> bytes:
     """A serialised ``ModelProto`` without metadata, continued by the spec, the artefact and the digest."""
     metadata = {SPEC_KEY: spec, ARTEFACT_KEY: artefact.to_json()}
     digest = hashlib.sha256(model)
-    _digest_metadata(digest, metadata)
+    digest.update(_canonical(metadata))
     entries = {**metadata, DIGEST_KEY: digest.hexdigest()}
     return model + b"".join(_delimited(METADATA_PROPS, _entry(*item)) for item in entries.items())
 
@@ -93,7 +93,7 @@ def read_onnx(path: Path) -> tuple[str, Artefact]:
         if key not in metadata:
             raise CheckpointError(f"{path}: an ONNX file without {key}; it was not written by stmd-export")
     expected = metadata.pop(DIGEST_KEY)
-    _digest_metadata(digest, metadata)
+    digest.update(_canonical(metadata))
     if digest.hexdigest() != expected:
         raise CheckpointError(
             f"{path}: the file was changed since stmd-export checked it; export it again from its checkpoint"
@@ -101,8 +101,8 @@ def read_onnx(path: Path) -> tuple[str, Artefact]:
     return metadata[SPEC_KEY], Artefact.from_json(metadata[ARTEFACT_KEY], str(path))
 
 
-def _digest_metadata(digest: hashlib._Hash, metadata: Mapping[str, str]) -> None:
-    digest.update(json.dumps(metadata, sort_keys=True).encode())
+def _canonical(metadata: Mapping[str, str]) -> bytes:
+    return json.dumps(metadata, sort_keys=True).encode()
 
 
 def _text(data: bytes, path: Path) -> str:
@@ -135,7 +135,7 @@ def _fields(data: memoryview, path: Path, offset: int = 0) -> Iterator[tuple[int
 def _varint(data: memoryview, position: int, path: Path) -> tuple[int, int]:
     value, shift = 0, 0
     while position < len(data) and shift < 64:
-        byte = cast(int, data[position])
+        byte = data[position]
         value, shift, position = value | (byte & 0x7F) << shift, shift + 7, position + 1
         if byte < 0x80:
             return value, position

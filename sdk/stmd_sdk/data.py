@@ -119,9 +119,7 @@ def _digits(split: str) -> ArrayData:
     with np.load(ASSETS / "digits.npz", allow_pickle=False) as file:
         images = torch.from_numpy(file["images"])[:, None] / 8 - 1
     train = split == "train"
-    return ArrayData(
-        "digits", images[:-HELD_OUT_DIGITS] if train else images[-HELD_OUT_DIGITS:], PixelCodec()
-    )
+    return ArrayData("digits", images[:-HELD_OUT_DIGITS] if train else images[-HELD_OUT_DIGITS:], PixelCodec())
 
 
 def _idx_of_folder(folder: Path, split: str) -> Path | None:
@@ -133,9 +131,7 @@ def _idx_of_folder(folder: Path, split: str) -> Path | None:
         if path.is_file()
     }
     if found and split not in found:
-        raise DataError(
-            f"{folder}: has no {IDX_STEMS[split]} nor {IDX_STEMS[split]}.gz for the {split} split"
-        )
+        raise DataError(f"{folder}: has no {IDX_STEMS[split]} nor {IDX_STEMS[split]}.gz for the {split} split")
     return found.get(split)
 
 
@@ -179,9 +175,7 @@ def _read_npz(path: Path) -> np.ndarray:
                 return array
             names = ", ".join(file.files) or "none"
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: cannot be read as .npz, it may be truncated or damaged ({error})"
-        ) from error
+        raise DataError(f"{path}: cannot be read as .npz, it may be truncated or damaged ({error})") from error
     raise DataError(f"{path}: needs an array called images or x, has {names}")
 
 
@@ -192,9 +186,7 @@ def _npz(path: Path) -> ArrayData:
         raise DataError(f"{path}: holds no samples, its array has shape {list(array.shape)}")
     if array.dtype == np.uint8:
         if array.ndim != 3 and not (array.ndim == 4 and array.shape[3] in (1, 3)):
-            raise DataError(
-                f"{path}: 8-bit images have shape [n, h, w] or [n, h, w, 1 or 3], got {list(array.shape)}"
-            )
+            raise DataError(f"{path}: 8-bit images have shape [n, h, w] or [n, h, w, 1 or 3], got {list(array.shape)}")
         return _images(path.name, array)
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{path}: the array must be uint8 or floating, got {array.dtype}")
@@ -204,17 +196,13 @@ def _npz(path: Path) -> ArrayData:
 def _floats(path: Path, array: Tensor) -> ArrayData:
     """Float images or vectors, once their values are checked."""
     if array.ndim not in (2, 4):
-        raise DataError(
-            f"{path}: floats are images [n, c, h, w] or vectors [n, d], got shape {list(array.shape)}"
-        )
+        raise DataError(f"{path}: floats are images [n, c, h, w] or vectors [n, d], got shape {list(array.shape)}")
     if not bool(array.isfinite().all()):
         raise DataError(f"{path}: has values that are NaN or infinite")
     if array.ndim == 2:
         return ArrayData(path.name, array, VectorCodec())
     if array.shape[3] in (1, 3) and array.shape[1] > 4:
-        raise DataError(
-            f"{path}: float images are channels first, [n, c, h, w], got shape {list(array.shape)}"
-        )
+        raise DataError(f"{path}: float images are channels first, [n, c, h, w], got shape {list(array.shape)}")
     if float(array.abs().max()) > 1:
         low, high = float(array.min()), float(array.max())
         raise DataError(f"{path}: float images lie in [-1, 1], got values from {low:g} to {high:g}")
@@ -254,9 +242,7 @@ def _stack(images: Iterable[tuple[str, Callable[[], Image.Image]]], n: int) -> U
 def _pixels(name: str, image: Image.Image) -> UInt8[np.ndarray, "h w *c"]:
     """The pixels of one 8-bit image: grey [h, w] or RGB [h, w, 3]."""
     if image.mode not in ("1", "L", "P", "RGB"):
-        raise DataError(
-            f"{name}: must be an 8-bit grey or RGB image without transparency, is of mode {image.mode}"
-        )
+        raise DataError(f"{name}: must be an 8-bit grey or RGB image without transparency, is of mode {image.mode}")
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 

@@ -54,9 +54,7 @@ class Noise:
         n = check_integer("n", n, 1, INDICES)
         first = check_integer("first", first, 0, INDICES - 1)
         if first + n > INDICES:
-            raise InvalidArgumentError(
-                f"samples {first} to {first + n - 1}: the last possible is {INDICES - 1}"
-            )
+            raise InvalidArgumentError(f"samples {first} to {first + n - 1}: the last possible is {INDICES - 1}")
         return cls(seed, torch.arange(first, first + n, device=device))
 
     def __len__(self) -> int:

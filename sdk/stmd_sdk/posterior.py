@@ -32,9 +32,7 @@ TAU_FLOOR = 0.05
 class Network(Protocol):
     """The backend seam: a module, a compiled module, a graph, a session, an engine, or a lambda in a test."""
 
-    def __call__(
-        self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /
-    ) -> Float[Tensor, "b c *d"]:
+    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the network on packed inputs and ``k`` times a sample."""
         ...
 
@@ -43,9 +41,7 @@ class Network(Protocol):
 class Posterior(Protocol):
     """x_0 ~ p(x_0 | x_t), one t a sample."""
 
-    def __call__(
-        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b *d"]:
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Draw x_0 for each sample."""
         ...
 
@@ -84,9 +80,7 @@ class STMDPosterior:
         raw = self.network(torch.cat([z, x_t], dim=1), torch.stack([tau, tau - r, t], dim=1))
         return _velocity(self.output, raw, z, tau)
 
-    def __call__(
-        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b *d"]:
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Draw x_0 with ``mean_flow_steps`` evaluations of the network."""
         epsilon = noise.normal(*x_t.shape[1:])
         y = _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
@@ -110,9 +104,7 @@ class DDPMPosterior:
         """The network's estimate of the noise in x_t."""
         return self.network(x_t, t[:, None])
 
-    def __call__(
-        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b *d"]:
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Estimate x_0; ``noise`` is not used."""
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
         x_0 = (x_t - sigma * self.epsilon(x_t, t)) / alpha
@@ -135,8 +127,6 @@ class MeanFlowPosterior:
         """The average velocity u(z, r, τ); times have shape [b]."""
         return _velocity(self.output, self.network(z, torch.stack([tau, tau - r], dim=1)), z, tau)
 
-    def __call__(
-        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b *d"]:
+    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Map x_1 to x_0; ``noise`` is not used."""
         return _integrate(self.velocity, x_t, self.mean_flow_steps)

@@ -41,9 +41,7 @@ def time_grid(steps: int | Sequence[float]) -> list[float]:
     try:
         grid = [float(t) for t in steps]
     except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(
-            f"inference_steps must be a count or a grid of times, got {steps!r}"
-        ) from error
+        raise InvalidArgumentError(f"inference_steps must be a count or a grid of times, got {steps!r}") from error
     if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
         raise InvalidArgumentError(f"a grid of times must begin with 1 and end with 0, got {grid}")
     if not all(t > s for t, s in pairwise(grid)):
@@ -97,9 +95,7 @@ class Sampler:
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
         if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
-            raise InvalidArgumentError(
-                f"the precision of {path} was fixed by stmd-export --precision; leave out dtype"
-            )
+            raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
         match path.suffix:
             case ".safetensors":
                 from .backends.torch import TorchNetwork  # noqa: PLC0415
@@ -120,8 +116,7 @@ class Sampler:
                 return cls(engine, spec, engine.device)
             case _:
                 raise CheckpointError(
-                    f"{path}: cannot load a {path.suffix or 'suffixless'} file, "
-                    "only .safetensors, .onnx or .engine"
+                    f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx or .engine"
                 )
 
     def sample(
@@ -231,9 +226,7 @@ class Sampler:
             if len(seed) != check_integer("n", n, 1):
                 raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
             if first != 0:
-                raise InvalidArgumentError(
-                    "first goes with an integer seed; a Noise names its samples itself"
-                )
+                raise InvalidArgumentError("first goes with an integer seed; a Noise names its samples itself")
             return seed.to(self.device)
         if seed is None:
             seed = fresh_seed()
@@ -267,9 +260,7 @@ def _times(t: Any, n: int, device: torch.device) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], got {t!r}") from error
     if rows.ndim > 1 or (rows.ndim == 1 and len(rows) != n):
-        raise InvalidArgumentError(
-            f"times must be a number or a tensor of shape [{n}], not {list(rows.shape)}"
-        )
+        raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], not {list(rows.shape)}")
     return rows.expand(n)
 
 
@@ -287,7 +278,5 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
         built = "this PyTorch is a CPU build" if torch.version.cuda is None else "no CUDA device is visible"
         raise DeviceError(f"CUDA was asked for, but {built}")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{device!r} was asked for, but only {torch.cuda.device_count()} CUDA devices are visible"
-        )
+        raise DeviceError(f"{device!r} was asked for, but only {torch.cuda.device_count()} CUDA devices are visible")
     return chosen

@@ -34,9 +34,7 @@ class VPSchedule:
 
     def __post_init__(self) -> None:
         if not (0 < self.beta_min <= self.beta_max < math.inf):
-            raise InvalidArgumentError(
-                f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}"
-            )
+            raise InvalidArgumentError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
 
     def log_ratio(self, t: Tensor, s: Tensor) -> Tensor:
         """log(α_t / α_s) = -½ ∫_s^t β, without the cancellation of a difference of logarithms."""

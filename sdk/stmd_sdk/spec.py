@@ -59,9 +59,7 @@ class ModelSpec:
                 f"target: only objective 'stmd' has a target other than x0, not {self.objective!r}"
             )
         if self.objective == "ddpm" and self.output != "velocity":
-            raise InvalidArgumentError(
-                "output: a DDPM network predicts the noise; output must stay 'velocity'"
-            )
+            raise InvalidArgumentError("output: a DDPM network predicts the noise; output must stay 'velocity'")
 
     @property
     def default_inference_steps(self) -> int:

@@ -25,9 +25,7 @@ class AbstractTarget(ABC):
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """(c_skip, c_out) at t."""
 
-    def encode(
-        self, x_0: Float[Tensor, "b *d"], x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"]
-    ) -> Tensor:
+    def encode(self, x_0: Float[Tensor, "b *d"], x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"]) -> Tensor:
         """y of x_0."""
         c_skip, c_out = self.coefficients(t)
         return (x_0 - expand(c_skip, x_t) * x_t) / expand(c_out, x_0)

@@ -97,9 +97,7 @@ def test_every_truncation_is_an_error(tmp_path):
                 read(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"PK\x03\x04 a zip, as of torch.save", b"\x80\x02}q\x00.", b"\xff" * 1000]
-)
+@pytest.mark.parametrize("content", [b"PK\x03\x04 a zip, as of torch.save", b"\x80\x02}q\x00.", b"\xff" * 1000])
 def test_other_formats_are_errors(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)

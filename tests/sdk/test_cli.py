@@ -57,7 +57,10 @@ def test_a_fresh_seed_is_printed_and_draws_the_same_again(image_model, tmp_path)
 
 def test_a_grid_of_times_is_a_way_to_say_steps(image_model, tmp_path):
     for name, steps in (("a", "2"), ("b", "1,0.5,0")):
-        assert run("sample", "-m", image_model, "--seed", 0, "--steps", steps, "-o", tmp_path / f"{name}.npz").exit_code == 0
+        assert (
+            run("sample", "-m", image_model, "--seed", 0, "--steps", steps, "-o", tmp_path / f"{name}.npz").exit_code
+            == 0
+        )
     assert np.array_equal(np.load(tmp_path / "a.npz")["x"], np.load(tmp_path / "b.npz")["x"])
 
 

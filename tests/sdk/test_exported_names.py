@@ -84,7 +84,5 @@ def test_one_clause_catches_every_error(name):
 )
 def test_importing_waits_for_nothing_that_is_not_needed(program, absent):
     check = f"import sys; {program}; print(*[name for name in {absent} if name in sys.modules])"
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", check], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", check], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []

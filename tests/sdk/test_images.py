@@ -74,9 +74,7 @@ def test_what_is_no_picture_is_refused(as_users_call, x, says):
         grid(x)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"columns": 0}, {"columns": 1.5}, {"scale": 0}, {"scale": -1}, {"scale": "2"}]
-)
+@pytest.mark.parametrize("arguments", [{"columns": 0}, {"columns": 1.5}, {"scale": 0}, {"scale": -1}, {"scale": "2"}])
 def test_senseless_layouts_are_refused(as_users_call, arguments):
     with pytest.raises(InvalidArgumentError, match=next(iter(arguments))):
         grid(torch.zeros(4, 1, 8, 8), **arguments)

@@ -56,9 +56,7 @@ def _inputs(kind, rows=3, times=3):
 )
 def test_presets_have_the_papers_sizes(preset, channels, size, millions, tolerance):
     with torch.device("meta"):
-        network = build_network(
-            PRESETS[preset], in_channels=2 * channels, out_channels=channels, times=3, size=size
-        )
+        network = build_network(PRESETS[preset], in_channels=2 * channels, out_channels=channels, times=3, size=size)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters / 1e6 == pytest.approx(millions, rel=tolerance)
 
@@ -70,9 +68,7 @@ def test_forward_mode_derivatives_are_central_differences(kind):
     with torch.no_grad():
         for tangents in ((v, w), (v, 0 * w), (0 * v, w)):
             _, derivative = torch.func.jvp(network, (x, times), tangents)
-            ahead, behind = (
-                network(x + side * tangents[0], times + side * tangents[1]) for side in (step, -step)
-            )
+            ahead, behind = (network(x + side * tangents[0], times + side * tangents[1]) for side in (step, -step))
             difference = (ahead - behind) / (2 * step)
             assert difference.norm() > 0.1
             assert (derivative - difference).norm() < 1e-6 * difference.norm()

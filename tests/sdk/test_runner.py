@@ -17,9 +17,7 @@ from stmd_sdk.networks import MLPConfig
 from stmd_sdk.runner import WholeSampler, is_whole_sampler
 from stmd_sdk.spec import ModelSpec
 
-SPEC = ModelSpec(
-    name="known", objective="stmd", shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec()
-)
+SPEC = ModelSpec(name="known", objective="stmd", shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec())
 ARTEFACT = Artefact("sampler", "fp32", 21, "0" * 64, (1.0, 0.5, 0.0), 1)
 
 
@@ -118,7 +116,5 @@ sys.path.insert(0, {str(sdk)!r})
 from stmd_sdk.runner import WholeSampler
 print(WholeSampler.open({str(path)!r}).sample(2, seed=3).tolist())
 """
-    printed = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert np.allclose(eval(printed), WholeSampler.open(path).sample(2, seed=3), atol=1e-6)

@@ -65,9 +65,7 @@ def model_path(tmp_path_factory):
 
 @pytest.mark.parametrize(("target", "sigma_data"), [("x0", 1.0), ("residual", 0.4)])
 @pytest.mark.parametrize("steps", [1, 2, 4, 16, [1.0, 0.9, 0.05, 0.0]])
-def test_an_exact_posterior_gives_the_data_whatever_the_number_of_steps(
-    steps, target, sigma_data, average_velocity
-):
+def test_an_exact_posterior_gives_the_data_whatever_the_number_of_steps(steps, target, sigma_data, average_velocity):
     spec = _vectors("stmd", target, sigma_data, width=8)
     sampler = Sampler(average_velocity(spec.build_target(), MEAN, DEVIATION), spec, CPU)
     x = sampler.sample(40_000, inference_steps=steps, seed=3, batch_size=20_000).double()
@@ -174,9 +172,7 @@ def test_a_sample_of_a_real_network_is_the_same_up_to_rounding_and_in_another_pr
         "x = Sampler.from_pretrained(sys.argv[1], device='cpu').sample(16, inference_steps=2, seed=4); "
         "print(hashlib.sha256(x.numpy().tobytes()).hexdigest())"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", program, model_path], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", program, model_path], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == hashlib.sha256(batch.numpy().tobytes()).hexdigest()
 
 

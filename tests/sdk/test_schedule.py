@@ -37,9 +37,7 @@ def test_the_marginal_solves_the_forward_sde(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_marginal_preserves_unit_variance(schedule):
-    assert torch.allclose(
-        schedule.alpha(TIMES) ** 2 + schedule.variance(TIMES), torch.ones(6, dtype=torch.float64)
-    )
+    assert torch.allclose(schedule.alpha(TIMES) ** 2 + schedule.variance(TIMES), torch.ones(6, dtype=torch.float64))
     assert torch.equal(schedule.sigma(TIMES), schedule.variance(TIMES).sqrt())
     x_0, epsilon = torch.eye(2, dtype=torch.float64).expand(6, 2, 2).unbind(1)
     expected = torch.stack([schedule.alpha(TIMES), schedule.sigma(TIMES)], dim=1)
@@ -100,9 +98,7 @@ def test_the_bridge_and_the_ddpm_posterior_step_as_diffusers_ddpm_scheduler():
     schedule, steps = VPSchedule(), 50
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     kept = (schedule.alpha(grid) ** 2).diff(dim=0) / schedule.alpha(grid[:-1]) ** 2
-    theirs = DDPMScheduler(
-        steps, trained_betas=(-kept).tolist(), variance_type="fixed_small", clip_sample=True
-    )
+    theirs = DDPMScheduler(steps, trained_betas=(-kept).tolist(), variance_type="fixed_small", clip_sample=True)
     x_t, epsilon = Noise.of(0, 4).normal(3), Noise.of(1, 4).normal(3)
     posterior = DDPMPosterior(lambda x, times: epsilon, schedule, bound=1.0)
     for i in (0, 1, 7, 25, 48, 49):

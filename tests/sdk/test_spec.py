@@ -28,9 +28,7 @@ SPECS = [
         sigma_data=0.1 + 0.2,
         training={"data": "digits", "steps": 10, "seconds": 1.0, "loss": math.inf},
     ),
-    ModelSpec(
-        "flow", "meanflow", (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec(), output="clean"
-    ),
+    ModelSpec("flow", "meanflow", (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec(), output="clean"),
     ModelSpec("ddpm", "ddpm", (1, 8, 8), UNetConfig(channels=(8,), attention=(), groups=4), PixelCodec()),
 ]
 

@@ -75,9 +75,7 @@ def test_central_differences_agree_with_forward_mode(output):
 
     x_0, noise = gaussian(256), Noise.of(0, 256)
     values = [
-        STMDLoss(SCHEDULE, output=output, flow=FlowLoss(power=0.0, derivative=derivative))(
-            network, x_0, noise
-        )
+        STMDLoss(SCHEDULE, output=output, flow=FlowLoss(power=0.0, derivative=derivative))(network, x_0, noise)
         for derivative in ("jvp", "central")
     ]
     # u = (z - y) / τ of a clean output bends too fast at small τ for differences of width 0.01.
@@ -137,9 +135,7 @@ def test_the_energy_score_is_least_for_the_true_posterior(target):
 
     def score(spread, shift=0.0):
         # velocity at (ε, 0, 1) is ε - ŷ
-        posterior = STMDPosterior(
-            lambda x, _: x[:, :3] - (mean_y + shift + spread * deviation_y * x[:, :3]), target
-        )
+        posterior = STMDPosterior(lambda x, _: x[:, :3] - (mean_y + shift + spread * deviation_y * x[:, :3]), target)
         return energy_score(posterior, y, x_t, t, noise).double()
 
     exact = score(1.0)

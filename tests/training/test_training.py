@@ -271,9 +271,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
         (["digits", "--device", "cuda:99"], "CUDA"),
     ],
 )
-def test_the_command_line_answers_bad_input_with_exit_code_2(
-    tmp_path, monkeypatch, capsys, arguments, complaint
-):
+def test_the_command_line_answers_bad_input_with_exit_code_2(tmp_path, monkeypatch, capsys, arguments, complaint):
     from stmd_training import cli
 
     monkeypatch.chdir(tmp_path)

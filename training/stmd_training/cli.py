@@ -27,9 +27,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a model. Interrupt at any time; the same command goes on from the last checkpoint.
@@ -61,9 +59,7 @@ def _train(
     if threads is not None:
         torch.set_num_threads(threads)
     recipe = load_recipe(name, settings)
-    run = Run(
-        recipe, load_data(source or recipe.data), out or Path("runs") / recipe.name, resolve_device(device)
-    )
+    run = Run(recipe, load_data(source or recipe.data), out or Path("runs") / recipe.name, resolve_device(device))
     try:
         path = run(restart=restart, progress=not quiet)
     except KeyboardInterrupt:

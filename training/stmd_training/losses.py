@@ -87,18 +87,14 @@ class FlowLoss:
         moving = slice(0, self.times.moving_rows(len(y)))
         target = v.clone()
         if moving.stop > 0:
-            du = _path_derivative(
-                self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving
-            )
+            du = _path_derivative(self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving)
             target[moving] -= expand((tau - r)[moving], du) * du
         error = _squared_norm(velocity(z, r, tau, slice(None)) - target)
         weight = 1 / (error.detach() + self.offset) ** self.power
         return weight * error / y[0].numel() ** (1 - self.power)
 
 
-def energy_score(
-    posterior: STMDPosterior, y: Tensor, x_t: Tensor, t: Tensor, noise: Noise
-) -> Float[Tensor, " b"]:
+def energy_score(posterior: STMDPosterior, y: Tensor, x_t: Tensor, t: Tensor, noise: Noise) -> Float[Tensor, " b"]:
     """(½ Σ‖ŷ_i - y‖ - ½ ‖ŷ_1 - ŷ_2‖) / √d of two one-step draws ŷ = ε - u(ε, 0, 1 | x_t, t).
 
     A strictly proper scoring rule (Gneiting and Raftery, 2007), used as a diffusion loss by De Bortoli et al. (2025):

@@ -179,9 +179,7 @@ class _progress:
             TextColumn("left"),
         )
         self.bar = Progress(*columns, disable=not show)
-        self.task = self.bar.add_task(
-            recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0
-        )
+        self.task = self.bar.add_task(recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0)
         self.average, self.done, self.started = float("nan"), done, time.monotonic()
 
     def __enter__(self) -> Callable[[Step], None]:

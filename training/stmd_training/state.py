@@ -52,9 +52,7 @@ def load_state(path: Path, state: TrainState, recipe: Recipe) -> float:
         _fill(state, tensors, int(metadata["step"]))
         return float(metadata["seconds"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: a damaged training state ({error}); begin anew with --restart"
-        ) from error
+        raise CheckpointError(f"{path}: a damaged training state ({error}); begin anew with --restart") from error
 
 
 def _fill(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:

@@ -88,9 +88,7 @@ class GaussianMixture:
                 )
 
     @classmethod
-    def isotropic(
-        cls, means: Float[Tensor, "k d"], deviation: float, name: str = "mixture"
-    ) -> GaussianMixture:
+    def isotropic(cls, means: Float[Tensor, "k d"], deviation: float, name: str = "mixture") -> GaussianMixture:
         """Components of equal weight and covariance ``deviation``² I."""
         k, d = means.shape
         covariance = deviation**2 * torch.eye(d, dtype=torch.float64, device=means.device)
@@ -129,9 +127,7 @@ class GaussianMixture:
         a, s = self._marginal(x_t, t, schedule)
         return self._chunked(x_t, a, s, lambda look, _: look.log_joint.logsumexp(dim=1))
 
-    def score(
-        self, x_t: Float[Tensor, "b d"], t: Times, schedule: VPSchedule = DEFAULT
-    ) -> Float[Tensor, "b d"]:
+    def score(self, x_t: Float[Tensor, "b d"], t: Times, schedule: VPSchedule = DEFAULT) -> Float[Tensor, "b d"]:
         """∇ log p(x_t)."""
         a, s = self._marginal(x_t, t, schedule)
         return self._chunked(x_t, a, s, lambda look, _: self.components.score(look))
@@ -202,9 +198,7 @@ class MixturePosterior:
     mixture: GaussianMixture
     schedule: VPSchedule = DEFAULT
 
-    def __call__(
-        self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /
-    ) -> Float[Tensor, "b d"]:
+    def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """Draw x_0 ~ p(x_0 | x_t) for each sample."""
         return self.mixture.draw_posterior(x_t, t, noise, self.schedule)
 

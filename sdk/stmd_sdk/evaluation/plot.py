@@ -18,6 +18,7 @@ from ..schedule import VPSchedule
 from .joint import draw, joint_draws
 from .mixtures import GaussianMixture, MixturePosterior
 from .report import Report
+from .statistics import bridge_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ class Gallery:
 
 
 def clouds(
-    posterior: Posterior, mixture: GaussianMixture, schedule: VPSchedule, *, seed: int = 0, t: float = 0.5
+    posterior: Posterior, mixture: GaussianMixture, schedule: VPSchedule, *, seed: int = 0, t: float = 0.3
 ) -> Clouds:
     """Draws of ``posterior`` and of the exact one for three states x_t."""
     noise = Noise.of(seed, STATES).fold(1 << 16)
@@ -87,7 +88,7 @@ def write_page(report: Report, panel: Clouds | Gallery | None, path: Path) -> No
     axes = figure.subplots(2, 2)
     verdict = "pass" if report.passed else "fail"
     figure.suptitle(f"{report.model} on {report.data}, M = {report.mean_flow_steps}: {verdict}")
-    _ratio(axes[0, 0], report)
+    _first_measure(axes[0, 0], report)
     _coverage(axes[0, 1], report)
     _ranks(axes[1, 0], report)
     if isinstance(panel, Clouds):
@@ -100,41 +101,47 @@ def write_page(report: Report, panel: Clouds | Gallery | None, path: Path) -> No
         figure.savefig(temporary, dpi=130, format="png")
 
 
-def _ratio(axes: Axes, report: Report) -> None:
-    """The certificate's first measure (variance ratio or projection coverage) over t."""
+def _first_measure(axes: Axes, report: Report) -> None:
+    """Variance ratio or projection coverage over t. The window follows the model; a control may lie below it."""
     first = report.certificate.findings[0]
+    target, tolerance = first.target or 0.0, first.tolerance or 0.0
+    reach = 5 * tolerance
     for name, certificate in {"model": report.certificate, **report.controls}.items():
         found = [finding for finding in certificate.findings if finding.measure == first.measure]
-        axes.errorbar(
-            [finding.t for finding in found],
-            [finding.estimate.value for finding in found],
-            [finding.estimate.band for finding in found],
-            marker="o" if name == "model" else None,
-            color="black" if name == "model" else None,
-            linewidth=1.5 if name == "model" else 0.8,
-            label=name,
-        )
-    target, tolerance = first.target or 0.0, first.tolerance or 0.0
+        values, bands = [one.estimate.value for one in found], [one.estimate.band for one in found]
+        style = {"marker": "o", "color": "black"} if name == "model" else {"linewidth": 0.8}
+        axes.errorbar([one.t for one in found], values, bands, label=name, **style)
+        if name == "model":
+            reach = max([reach, *(1.1 * abs(value - target) + band for value, band in zip(values, bands, strict=True))])
     axes.axhspan(target - tolerance, target + tolerance, color="tab:green", alpha=0.2, label="tolerance")
-    axes.set(xlabel="t", title=f"{first.measure} (95 % bands)", ylim=(min(0.8, axes.get_ylim()[0]), None))
-    axes.legend(fontsize="small")
+    axes.set(xlabel="t", title=f"{first.measure} (95 % bands)", ylim=(target - reach, target + reach))
+    axes.legend(fontsize="small", loc="upper right", ncols=2)
 
 
 def _coverage(axes: Axes, report: Report) -> None:
+    reach = 0.05
     for curves in report.certificate.curves:
         levels = [j / (len(curves.coverage) + 1) for j in range(len(curves.coverage) + 2)]
-        axes.plot(levels, [0.0, *curves.coverage, 1.0], marker=".", label=f"t = {curves.t:g}")
-    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="credibility level", ylabel="coverage", title="TARP coverage")
-    axes.legend(fontsize="small")
+        gap = [found - level for found, level in zip([0.0, *curves.coverage, 1.0], levels, strict=True)]
+        axes.plot(levels, gap, marker=".", label=f"t = {curves.t:g}")
+        reach = max([reach, *(1.1 * abs(value) for value in gap)])
+    band = bridge_quantile(report.certificate.draws) / report.certificate.pairs**0.5
+    axes.axhspan(-band, band, color="gray", alpha=0.2, label="95 % of exact draws")
+    axes.set(xlabel="credibility level", title="TARP: coverage minus level", ylim=(-reach, reach))
+    axes.legend(fontsize="small", ncols=2)
 
 
 def _ranks(axes: Axes, report: Report) -> None:
+    reach = 0.2
     for curves in report.certificate.curves:
         expected = sum(curves.ranks) / len(curves.ranks)
-        axes.plot([count / expected for count in curves.ranks], drawstyle="steps-mid", label=f"t = {curves.t:g}")
+        shares = [count / expected for count in curves.ranks]
+        axes.plot(shares, drawstyle="steps-mid", label=f"t = {curves.t:g}")
+        reach = max([reach, *(1.1 * abs(share - 1) for share in shares)])
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="rank of the truth among the draws", title="rank histograms, 1 is right", ylim=(0, 2))
+    axes.set(
+        xlabel="rank of the truth among the draws", title="rank histograms, 1 is right", ylim=(1 - reach, 1 + reach)
+    )
     axes.legend(fontsize="small", ncols=2)
 
 

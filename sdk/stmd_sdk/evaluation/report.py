@@ -144,7 +144,8 @@ def _tolerance(finding: Finding) -> str:
 def _evidence(control: Certificate) -> str:
     rejected, first = control.rejected(), control.tests[0]
     found = f"{first.estimate.value:.3f} ±{first.estimate.error:.3f}"
+    p_value = "p < 1e-15" if (first.p_value or 0.0) < 1e-15 else f"p = {first.p_value:.1g}"
     return (
         f"rejected by {len(rejected)} of {len(control.tests)} tests, first by {first.measure} "
-        f"at t = {first.t:g} ({found}, p = {first.p_value:.1g})"
+        f"at t = {first.t:g} ({found}, {p_value})"
     )

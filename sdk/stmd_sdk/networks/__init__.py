@@ -36,9 +36,7 @@ def _check_size(config: NetworkConfig, size: tuple[int, ...]) -> None:
             raise InvalidArgumentError(f"an MLP takes vectors, not images of {'x'.join(map(str, size))}")
         return
     if len(size) != 2:
-        raise InvalidArgumentError(
-            f"a {config.kind} takes images [b, c, h, w], not data of spatial shape {size}"
-        )
+        raise InvalidArgumentError(f"a {config.kind} takes images [b, c, h, w], not data of spatial shape {size}")
     levels = len(config.channels) if isinstance(config, UNetConfig) else 1
     multiple = config.patch_size * 2 ** (levels - 1)
     if any(side % multiple for side in size):

@@ -46,9 +46,7 @@ class UNetConfig:
                 )
         for level in self.attention:
             if not 0 <= level < len(self.channels):
-                raise InvalidArgumentError(
-                    f"attention: levels are 0 to {len(self.channels) - 1}, got {level}"
-                )
+                raise InvalidArgumentError(f"attention: levels are 0 to {len(self.channels) - 1}, got {level}")
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ class DiTConfig:
     def __post_init__(self) -> None:
         _check_sizes(self)
         if self.width % self.heads or self.width % 4:
-            raise InvalidArgumentError(
-                f"width: {self.width} is not divisible by heads = {self.heads} and by 4"
-            )
+            raise InvalidArgumentError(f"width: {self.width} is not divisible by heads = {self.heads} and by 4")
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,8 @@ class UNet(nn.Module):
             in_channels=in_channels * area,
             out_channels=out_channels * area,
             block_out_channels=config.channels,
-            down_block_types=tuple(
-                "AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels
-            ),
-            up_block_types=tuple(
-                "AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)
-            ),
+            down_block_types=tuple("AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels),
+            up_block_types=tuple("AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)),
             layers_per_block=config.layers_per_block,
             downsample_padding=config.downsample_padding,
             norm_num_groups=config.groups,
@@ -65,8 +61,6 @@ class UNet(nn.Module):
         self.fold = nn.PixelUnshuffle(config.patch_size)
         self.unfold = nn.PixelShuffle(config.patch_size)
 
-    def forward(
-        self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]
-    ) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
         """Evaluate the network. UNet2DModel's own timestep stays 0: all times enter through the embedding."""
         return self.unfold(self.unet(self.fold(x), 0, class_labels=self.embed(times)).sample)

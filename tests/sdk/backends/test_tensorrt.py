@@ -99,9 +99,7 @@ def test_without_a_gpu_the_error_says_what_runs_here(engine):
     ("architectures", "capability", "fits"),
     [(("sm120",), (12, 0), True), (("sm120",), (8, 9), False), ((), (8, 0), True), ((), (7, 5), False)],
 )
-def test_the_gpu_must_be_one_that_the_engine_was_built_for(
-    monkeypatch, engine, architectures, capability, fits
-):
+def test_the_gpu_must_be_one_that_the_engine_was_built_for(monkeypatch, engine, architectures, capability, fits):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     # A fitting engine gets as far as TensorRT, which refuses the nine bytes.
@@ -131,9 +129,7 @@ class FakeContext:
         documented = getattr(trt.IExecutionContext, name).__doc__
 
         def call(*arguments):
-            takes = {
-                len(found.split(",")) - 1 for found in re.findall(rf"{name}\((self[^)]*)\) ->", documented)
-            }
+            takes = {len(found.split(",")) - 1 for found in re.findall(rf"{name}\((self[^)]*)\) ->", documented)}
             assert len(arguments) in takes, (name, arguments)
             self.log.append((name, arguments))
             return True

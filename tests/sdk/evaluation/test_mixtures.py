@@ -189,12 +189,8 @@ def test_a_draw_given_x_t_and_the_truth_are_exchangeable(name):
 @pytest.mark.parametrize("steps", [1, 2, 4, 16])
 def test_any_number_of_exact_steps_reproduces_a_gaussian(steps):
     chosen, n = random_mixture(1, 8, 15), 60_000
-    *_, (_, x_0, _) = reverse_sde(
-        MixturePosterior(chosen), SCHEDULE, time_grid(steps), chosen.shape, Noise.of(16, n)
-    )
-    white = torch.linalg.solve(
-        torch.linalg.cholesky(chosen.covariances[0]), (x_0.double() - chosen.means[0]).T
-    )
+    *_, (_, x_0, _) = reverse_sde(MixturePosterior(chosen), SCHEDULE, time_grid(steps), chosen.shape, Noise.of(16, n))
+    white = torch.linalg.solve(torch.linalg.cholesky(chosen.covariances[0]), (x_0.double() - chosen.means[0]).T)
     assert abs(white.mean()) < 0.005
     assert abs(white.std() - 1) < 0.005
     assert (white @ white.T / n - torch.eye(8)).abs().max() < 4.5 * math.sqrt(2 / n)
@@ -202,9 +198,7 @@ def test_any_number_of_exact_steps_reproduces_a_gaussian(steps):
 
 def test_exact_steps_reproduce_a_mixture_s_modes():
     chosen, n = mixture("mixture2d"), 20_000
-    *_, (_, x_0, _) = reverse_sde(
-        MixturePosterior(chosen), SCHEDULE, time_grid(4), chosen.shape, Noise.of(17, n)
-    )
+    *_, (_, x_0, _) = reverse_sde(MixturePosterior(chosen), SCHEDULE, time_grid(4), chosen.shape, Noise.of(17, n))
     modes = chosen.component_posterior(x_0, 0.0).log_responsibilities.argmax(1)
     assert stats.chisquare(modes.bincount(minlength=8).numpy()).pvalue > 1e-3
     offsets = (x_0 - chosen.means[modes]).flatten() / 0.15
