@@ -199,6 +199,6 @@ def _reference(file: Path, names: tuple[str, ...]) -> Callable[..., Any]:
 
     def run(*inputs: Tensor) -> Tensor:
         feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return torch.from_numpy(np.asarray(list(evaluator.run(None, feeds))[0]))
+        return torch.from_numpy(np.asarray(next(iter(evaluator.run(None, feeds)))))
 
     return run

@@ -219,10 +219,10 @@ def test_a_run_writes_a_model_with_its_facts_a_log_and_pictures(tmp_path):
 
 def test_a_folder_of_another_recipe_is_refused_and_restart_begins_anew(tmp_path):
     data = load_data("mixture2d")
-    Run(tiny(), data, tmp_path)(progress=False)
+    Run(tiny("learning_rate=0.25"), data, tmp_path)(progress=False)
     before = (tmp_path / "model.safetensors").read_bytes()
     other = tiny("learning_rate=0.5")
-    with pytest.raises(TrainingError, match=r"learning_rate: 0.001 there, 0.5 here"):
+    with pytest.raises(TrainingError, match=r"learning_rate: 0.25 there, 0.5 here"):
         Run(other, data, tmp_path)(progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     Run(other, data, tmp_path)(restart=True, progress=False)
