@@ -33,7 +33,10 @@ def certify(
 
     with exit_on_error():
         out = Path(f"{Path(model).stem}-certificate") if out is None else out
-        report = certify_model(model, data, out=out, pairs=pairs, mean_flow_steps=mean_flow_steps, seed=seed)
+        show = console.is_terminal
+        report = certify_model(
+            model, data, out=out, pairs=pairs, mean_flow_steps=mean_flow_steps, seed=seed, progress=show
+        )
         console.print(report.table())
         if not report.passed:
             raise typer.Exit(1)

@@ -249,8 +249,8 @@ def _pixels(name: str, image: Image.Image) -> UInt8[np.ndarray, "h w *c"]:
 def _hugging_face(source: str, split: str) -> ArrayData:
     """A column of images of a data set that ``datasets`` loads."""
     with requires_extra("datasets"):
-        import datasets  # noqa: PLC0415
-        from datasets.exceptions import DatasetsError  # noqa: PLC0415
+        import datasets  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+        from datasets.exceptions import DatasetsError  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     identifier, _, column = source.removeprefix("hf:").partition(":")
     try:
         rows = datasets.load_dataset(identifier, split=split)

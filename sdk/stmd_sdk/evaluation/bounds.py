@@ -42,7 +42,10 @@ __all__ = [
 ]
 
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""u(z, r, τ, x_t, t), as :meth:`stmd_sdk.posterior.STMDPosterior.velocity`, on a differentiable network."""
+"""u(z, r, τ, x_t, t), as :meth:`stmd_sdk.posterior.STMDPosterior.velocity`, on a network with derivatives.
+
+The module itself (``sampler.network.module``), not the backend around it, which evaluates without them.
+"""
 
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """v(z, τ, x_t, t), as :func:`.mixtures.exact_velocity` with its first three arguments bound."""

@@ -31,6 +31,7 @@ def certify_model(
     pairs: int | None = None,
     mean_flow_steps: int = 1,
     seed: int = 0,
+    progress: bool = False,
 ) -> Report:
     """Certify a model against a mixture's exact posterior, or on held-out data, and write the report.
 
@@ -45,28 +46,28 @@ def certify_model(
     trained_on = str(sampler.spec.training.get("data", sampler.spec.name))
     source = load_data(trained_on if data is None else data, split="test")
     if isinstance(source, GaussianMixture):
-        report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed)
+        report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress)
     else:
-        report, panel = _on_held_out(sampler, source, pairs, mean_flow_steps, seed)
+        report, panel = _on_held_out(sampler, source, pairs, mean_flow_steps, seed, progress)
     write_page(report, panel, as_page)
     report.write_json(as_json)
     return report
 
 
 def _against_mixture(
-    sampler: Sampler, mixture: GaussianMixture, pairs: int | None, mean_flow_steps: int, seed: int
+    sampler: Sampler, mixture: GaussianMixture, pairs: int | None, mean_flow_steps: int, seed: int, progress: bool
 ) -> tuple[Report, Clouds]:
     _same_shape(sampler, mixture.name, mixture.shape)
     schedule, n = sampler.spec.schedule, PAIRS if pairs is None else pairs
     posterior = _posterior(sampler, mean_flow_steps)
-    certificate = kernel_certificate(posterior, mixture, schedule, seed=seed, pairs=n, progress=True)
-    wrong = control_certificates(mixture, schedule, seed=seed, pairs=min(n, CONTROL_PAIRS), progress=True)
+    certificate = kernel_certificate(posterior, mixture, schedule, seed=seed, pairs=n, progress=progress)
+    wrong = control_certificates(mixture, schedule, seed=seed, pairs=min(n, CONTROL_PAIRS), progress=progress)
     report = Report(sampler.spec.name, mixture.name, mean_flow_steps, str(sampler.device), certificate, wrong)
     return report, clouds(posterior, mixture, schedule, seed=seed)
 
 
 def _on_held_out(
-    sampler: Sampler, data: ArrayData, pairs: int | None, mean_flow_steps: int, seed: int
+    sampler: Sampler, data: ArrayData, pairs: int | None, mean_flow_steps: int, seed: int, progress: bool
 ) -> tuple[Report, Gallery | None]:
     spec = sampler.spec
     _same_shape(sampler, data.name, data.shape)
@@ -74,7 +75,7 @@ def _on_held_out(
     chosen = Noise.of(seed, len(data)).uniform().argsort()[:n]
     x_0 = spec.codec.encode(data[chosen])
     posterior = _posterior(sampler, mean_flow_steps)
-    certificate = heldout_certificate(posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=True)
+    certificate = heldout_certificate(posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=progress)
     report = Report(spec.name, data.name, mean_flow_steps, str(sampler.device), certificate, {})
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None

@@ -109,9 +109,9 @@ def _first_measure(axes: Axes, report: Report) -> None:
     for name, certificate in {"model": report.certificate, **report.controls}.items():
         found = [finding for finding in certificate.findings if finding.measure == first.measure]
         values, bands = [one.estimate.value for one in found], [one.estimate.band for one in found]
-        style = {"marker": "o", "color": "black"} if name == "model" else {"linewidth": 0.8}
-        axes.errorbar([one.t for one in found], values, bands, label=name, **style)
-        if name == "model":
+        times, model = [one.t for one in found], certificate is report.certificate
+        axes.errorbar(times, values, bands, label=name, fmt="ko-" if model else "-", linewidth=1.5 if model else 0.8)
+        if model:
             reach = max([reach, *(1.1 * abs(value - target) + band for value, band in zip(values, bands, strict=True))])
     axes.axhspan(target - tolerance, target + tolerance, color="tab:green", alpha=0.2, label="tolerance")
     axes.set(xlabel="t", title=f"{first.measure} (95 % bands)", ylim=(target - reach, target + reach))
