@@ -97,6 +97,10 @@ def consistency_monitor(
 
     **Not a bound**: it measures whether u is consistent with itself, and u = 0 would score 0. Two evaluations
     and a JVP a row make it cheap enough to log while training.
+
+    Its rank correlation with the conditional energy distance of one-step draws, over one run of 1500 steps on
+    mixture2d (one seed, from step 150): +0.70 for the paper's objective, -0.87 for residual target and energy
+    score, whose draws improve without the flow. The exact bound (25) does no better (+0.70, -0.78).
     """
 
     def own(z: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:

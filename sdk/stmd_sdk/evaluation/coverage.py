@@ -43,7 +43,7 @@ from .calibration import (
     uniformity,
 )
 from .finding import Certificate, Curves, Finding, z_p_value
-from .joint import JointDraws, check_posterior, joint_draws
+from .joint import JointDraws, check_posterior, check_times, joint_draws
 from .statistics import bridge_p_value, combined_p_value
 
 __all__ = ["HELDOUT_DRAWS", "HELDOUT_PAIRS", "HELDOUT_TIMES", "calibration_findings", "heldout_certificate"]
@@ -69,6 +69,7 @@ def heldout_certificate(
 
     Costs n × draws draws at each of ``times``; ``draws`` is 19, 39, ... so that 90 % intervals are exact.
     """
+    check_times(times)
     n = len(x_0)
     if n < max(LEAST_PAIRS, 5 * (draws + 1)):
         raise InvalidArgumentError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,7 +15,7 @@ from ..noise import Noise
 from ..posterior import Posterior
 from ..schedule import VPSchedule
 
-__all__ = ["JointDraws", "check_posterior", "draw", "joint_draws"]
+__all__ = ["JointDraws", "check_posterior", "check_times", "draw", "joint_draws"]
 
 NUMBERS = 2**18  # of one batch of x_t: 4096 rows in 64-D, 334 images of MNIST
 ROWS = 4096
@@ -64,6 +65,12 @@ def draw(
             rows = slice(k * len(x_t) + start, k * len(x_t) + start + len(x))
             draws[k, start : start + size] = _checked(posterior(x, x.new_full((len(x),), t), keys[rows]), x)
     return draws
+
+
+def check_times(times: Sequence[float]) -> None:
+    """Raise unless there are times, all in (0, 1]."""
+    if not times or not all(0 < t <= 1 for t in times):
+        raise InvalidArgumentError(f"times must be numbers in (0, 1], at least one, got {list(times)}")
 
 
 def check_posterior(posterior: Posterior, x_t: Float[Tensor, "n *d"], t: float, noise: Noise) -> None:

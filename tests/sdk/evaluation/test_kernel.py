@@ -166,3 +166,6 @@ def test_unusable_samplers_get_no_certificate():
         kernel_certificate(lambda x_t, t, noise: x_t * torch.nan, PROBLEM, SCHEDULE, **FEW)
     with pytest.raises(InvalidArgumentError, match="shape"):
         kernel_certificate(lambda x_t, t, noise: noise.normal(3), PROBLEM, SCHEDULE, **FEW)
+    for times in ((), (0.0, 0.5), (0.5, 1.1)):
+        with pytest.raises(InvalidArgumentError, match=r"times must be numbers in \(0, 1\]"):
+            control_certificates(PROBLEM, SCHEDULE, times=times)
