@@ -18,6 +18,7 @@ from stmd_sdk.posterior import DDPMPosterior, MeanFlowPosterior, Network, Output
 from stmd_sdk.schedule import VPSchedule, expand
 from stmd_sdk.target import AbstractTarget, X0Target
 
+from .forward_mode import value_and_derivative
 from .times import TimeSampler
 
 __all__ = ["DDPMLoss", "Derivative", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
@@ -47,18 +48,17 @@ def _squared_norm(x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
     return x.flatten(1).square().sum(1)
 
 
-def _path_derivative(
+def _velocity_and_derivative(
     method: Derivative, velocity: Velocity, z: Tensor, r: Tensor, tau: Tensor, v: Tensor, rows: slice
-) -> Tensor:
-    """d/dτ u(z_τ, r, τ) = v·∂_z u + ∂_τ u with r fixed, in float32: the one derivative of the project."""
+) -> tuple[Tensor, Tensor]:
+    """u(z_τ, r, τ) with its graph, and its derivative v·∂_z u + ∂_τ u along the path, r fixed, without one."""
+    if method == "jvp":
+        return value_and_derivative(lambda z, tau: velocity(z, r, tau, rows), (z, tau), (v, torch.ones_like(tau)))
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        if method == "jvp":
-            duals = torch.func.jvp(lambda z, tau: velocity(z, r, tau, rows), (z, tau), (v, torch.ones_like(tau)))
-            return duals[1]
         step = expand(torch.full_like(tau, CENTRAL_STEP), z) * v
         ahead = velocity(z + step, r, tau + CENTRAL_STEP, rows)
         behind = velocity(z - step, r, tau - CENTRAL_STEP, rows)
-        return (ahead - behind) / (2 * CENTRAL_STEP)
+    return velocity(z, r, tau, rows), (ahead - behind) / (2 * CENTRAL_STEP)
 
 
 @final
@@ -84,12 +84,18 @@ class FlowLoss:
         tau, r = self.times(noise)
         z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
         v = epsilon - y
-        moving = slice(0, self.times.moving_rows(len(y)))
-        target = v.clone()
-        if moving.stop > 0:
-            du = _path_derivative(self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving)
+        k = self.times.moving_rows(len(y))
+        moving, still = slice(0, k), slice(k, None)
+        u, target = [], v.clone()
+        if k > 0:
+            value, du = _velocity_and_derivative(
+                self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving
+            )
+            u.append(value)
             target[moving] -= expand((tau - r)[moving], du) * du
-        error = _squared_norm(velocity(z, r, tau, slice(None)) - target)
+        if k < len(y):
+            u.append(velocity(z[still], r[still], tau[still], still))
+        error = _squared_norm(torch.cat(u) - target)
         weight = 1 / (error.detach() + self.offset) ** self.power
         return weight * error / y[0].numel() ** (1 - self.power)
 
