@@ -96,16 +96,20 @@ def _product(operation: Any, args: Any, kwargs: Any, value: Any, of: Any) -> Ten
     return sum(terms[1:], terms[0])
 
 
-def _affine_product(product: Any) -> Rule:
-    """β b + α x y, as addmm and baddbmm have it."""
+def _matrix_product(accumulate: Any) -> Rule:
+    """[β b +] α x y; ``accumulate`` adds a product to a matrix without another pass over it."""
 
     def rule(operation: Any, args: Any, kwargs: Any, value: Any, of: Any) -> Tensor:
-        b, x, y = args
-        tangent = torch.zeros_like(value) if of(b) is None else (kwargs.get("beta", 1) * of(b)).expand_as(value)
-        if of(x) is None and of(y) is None:
-            return tangent
-        moving = _product(product, (x, y), {}, value, of) * kwargs.get("alpha", 1)
-        return moving if of(b) is None else tangent + moving
+        *b, x, y = args
+        alpha, tangent = kwargs.get("alpha", 1), None
+        if b and of(b[0]) is not None:
+            tangent = (kwargs.get("beta", 1) * of(b[0])).expand_as(value)
+        for left, right in ((of(x), y), (x, of(y))):
+            if left is not None and right is not None:
+                beta = 0 if tangent is None else 1
+                tangent = accumulate(value if tangent is None else tangent, left, right, beta=beta, alpha=alpha)
+        assert tangent is not None  # or the operation would not have been followed
+        return tangent
 
     return rule
 
@@ -180,9 +184,11 @@ LINEAR = (
 RULES: dict[Any, Rule] = {
     **{getattr(aten, name): _linear for name in LINEAR},
     **{getattr(aten, name): _sum for name in ("add", "sub", "rsub")},
-    **{getattr(aten, name): _product for name in ("mul", "mm", "bmm")},
-    aten.addmm: _affine_product(aten.mm),
-    aten.baddbmm: _affine_product(aten.bmm),
+    aten.mul: _product,
+    aten.mm: _matrix_product(aten.addmm),
+    aten.addmm: _matrix_product(aten.addmm),
+    aten.bmm: _matrix_product(aten.baddbmm),
+    aten.baddbmm: _matrix_product(aten.baddbmm),
     aten.convolution: _convolution,
     aten.div: _quotient,
     aten.where: _where,
