@@ -135,12 +135,16 @@ class STMDLoss:
     energy_score: float = 0.0
     t_power: float = 1.0
 
+    def look(self, x_0: Float[Tensor, "b *d"], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """A time, the noisy look at x_0 that conditions the flow, and what the flow generates: (t, x_t, y)."""
+        t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform() ** self.t_power
+        x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
+        return t, x_t, self.target.encode(x_0, x_t, t)
+
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss plus λ times the energy score."""
         posterior = STMDPosterior(network, self.target, self.output)
-        t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform() ** self.t_power
-        x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
-        y = self.target.encode(x_0, x_t, t)
+        t, x_t, y = self.look(x_0, noise)
 
         def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
             return posterior.velocity(z, r, tau, x_t[rows], t[rows])

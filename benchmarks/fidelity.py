@@ -1,0 +1,284 @@
+"""How much of the randomness each objective keeps, on four problems whose posterior is known exactly.
+
+    python benchmarks/fidelity.py --quick            two problems, the ablation's order, 5 minutes on two cores
+    python benchmarks/fidelity.py --seeds 0 1 2      the whole table, resumable: a cell that is done is not run again
+
+The ablation switches the residual target and the energy score on and off in the paper's recipe, with the same network,
+batch and steps; `calibrated` is the recipe that the project ships. Beside it stand deterministic Mean Flow (trained
+alike; N is its number of flow steps) and DDPM's and DDIM's samplers with the exact score, which no training can better.
+A cell gives the kernel certificate's figures (M = 1) and, over N, the distance to the data divided by what two exact
+samples of the same size show: 1 is perfect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from jaxtyping import Float
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from stmd_sdk.checkpoint import save_model
+from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
+from stmd_sdk.files import written_whole
+from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import Network, Posterior, STMDPosterior
+from stmd_sdk.sampler import reverse_sde, time_grid
+from stmd_sdk.schedule import VPSchedule, expand
+from stmd_training.batches import batches_of
+from stmd_training.losses import Loss, STMDLoss, energy_score
+from stmd_training.recipe import Recipe, load_recipe
+from stmd_training.trainer import TrainState, train
+
+PROBLEMS = ("mixture2d", "mixture3", "mixture8", "mixture64")
+TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {  # the recipe's suffix, and what is set in it
+    "paper": ("", ()),
+    "+ residual": ("", ("target=residual",)),
+    "+ energy score": ("", ("energy_score=1",)),
+    "both": ("", ("target=residual", "energy_score=1")),
+    "energy score alone": ("", ("target=residual", "energy_score=1")),
+    "calibrated": ("-calibrated", ()),
+    "Mean Flow": ("", ("objective=meanflow",)),
+}
+EXACT = ("DDPM, exact score", "DDIM, exact score")
+STEPS = (1, 2, 4, 8, 16)
+Row = dict[str, Any]  # as JSON holds it
+
+
+@dataclass(frozen=True)
+class EnergyScoreLoss:
+    """STMD's energy score without its flow loss."""
+
+    whole: STMDLoss
+
+    def __call__(self, network: Network, x_0: Float[Tensor, "b d"], noise: Noise, /) -> Float[Tensor, " b"]:
+        t, x_t, y = self.whole.look(x_0, noise)
+        posterior = STMDPosterior(network, self.whole.target, self.whole.output)
+        return energy_score(posterior, y, x_t, t, noise.fold(4))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table: a problem, a method, a seed, and how much is spent on it."""
+
+    problem: str
+    method: str
+    seed: int
+    share: float  # of the recipe's steps
+    pairs: int
+
+    def recipe(self) -> Recipe:
+        suffix, settings = TRAINED[self.method]
+        steps = max(1, round(load_recipe(self.problem + suffix).steps * self.share))
+        return load_recipe(self.problem + suffix, (*settings, f"steps={steps}", f"seed={self.seed}"))
+
+
+def run_cell(cell: Cell, out: Path) -> Row:
+    """Train where there is something to train; measure; keep the row."""
+    name = f"{cell.problem}-{cell.method}-{cell.seed}".replace(" ", "_").replace(",", "")
+    saved = out / f"{name}.json"
+    facts = {
+        "problem": cell.problem,
+        "method": cell.method,
+        "seed": cell.seed,
+        "share": cell.share,
+        "pairs": cell.pairs,
+    }
+    if saved.exists() and (row := json.loads(saved.read_text())).items() >= facts.items():
+        return row
+    torch.set_num_threads(1)
+    data, schedule = mixture(cell.problem), VPSchedule()
+    row: Row = dict(facts)
+    with torch.no_grad():
+        if cell.method in EXACT:
+            row["distance"] = {n: _distance(data, _exact(cell.method, data, schedule, n, cell), cell) for n in STEPS}
+        else:
+            row |= _trained(cell, data, schedule, out / f"{name}.safetensors")
+    with written_whole(saved) as path:
+        path.write_text(json.dumps(row, indent=1) + "\n")
+    return json.loads(saved.read_text())  # as a later run will read it
+
+
+def _trained(cell: Cell, data: GaussianMixture, schedule: VPSchedule, path: Path) -> Row:
+    recipe = cell.recipe()
+    spec = recipe.model_spec(data.root_mean_square(), {"data": recipe.data, "steps": recipe.steps, "seed": recipe.seed})
+    loss: Loss = recipe.loss(spec)
+    if cell.method == "energy score alone":
+        assert isinstance(loss, STMDLoss)
+        loss = EnergyScoreLoss(loss)
+    state, begun = TrainState.fresh(spec, recipe, torch.device("cpu")), time.process_time()
+    with torch.enable_grad():
+        for _ in train(state, loss, batches_of(data, recipe.batch_size, recipe.seed), recipe):
+            pass
+    row: Row = {"steps": recipe.steps, "cpu_seconds": time.process_time() - begun}
+    state.network.load_state_dict(state.ema)
+    save_model(path, spec, state.ema)
+    if cell.method == "Mean Flow":
+        draws = {n: spec.build_posterior(state.network, n) for n in STEPS}
+        return row | {
+            "distance": {n: _distance(data, _draw(p, data, schedule, 1, cell), cell) for n, p in draws.items()}
+        }
+    posterior = spec.build_posterior(state.network, 1)
+    for m in (1, 2):
+        certificate = kernel_certificate(spec.build_posterior(state.network, m), data, schedule, pairs=cell.pairs)
+        figures: dict[str, dict[float, float]] = {}
+        for finding in certificate.findings:
+            figures.setdefault(finding.measure, {})[finding.t] = finding.estimate.value
+        row[f"kernel M={m}"] = figures | {"passed": certificate.passed}
+    return row | {"distance": {n: _distance(data, _draw(posterior, data, schedule, n, cell), cell) for n in STEPS}}
+
+
+def _size(data: GaussianMixture, cell: Cell) -> int:
+    return (65536 if data.shape == (2,) else 10000) if cell.pairs >= 16384 else 10000
+
+
+def _draw(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, n: int, cell: Cell) -> Tensor:
+    noise, chunks = Noise.of(1000 + cell.seed, _size(data, cell)), list[Tensor]()
+    for start in range(0, len(noise), 4096):
+        *_, (_, x_0, _) = reverse_sde(posterior, schedule, time_grid(n), data.shape, noise[start : start + 4096])
+        chunks.append(x_0)
+    return torch.cat(chunks)
+
+
+def _exact(method: str, data: GaussianMixture, schedule: VPSchedule, n: int, cell: Cell) -> Tensor:
+    """The samplers that know the posterior's mean alone, and know it exactly."""
+
+    def mean(x_t: Tensor, t: Tensor, _noise: Noise) -> Tensor:
+        return data.posterior_mean(x_t, t, schedule)
+
+    if method == "DDPM, exact score":
+        return _draw(mean, data, schedule, n, cell)
+    noise = Noise.of(1000 + cell.seed, _size(data, cell))
+    x = noise.fold(0).normal(*data.shape)
+    for t, s in x.new_tensor(list(pairwise(time_grid(n))))[:, :, None].expand(-1, -1, len(x)):
+        # DDIM (Song et al., 2021), η = 0
+        x_0 = mean(x, t, noise)
+        epsilon = (x - expand(schedule.alpha(t), x) * x_0) / expand(schedule.sigma(t), x)
+        x = schedule.marginal(x_0, s, epsilon)
+    return x
+
+
+def _distance(data: GaussianMixture, samples: Tensor, cell: Cell) -> dict[str, float]:
+    """To exact samples, beside what exact samples show: sliced W2 in the plane, the energy distance elsewhere."""
+    key, n = Noise.of(2000 + cell.seed, len(samples)), len(samples)
+    others, exact = data.sample(key.fold(0)), data.sample(key.fold(1))
+    if data.shape == (2,):
+        directions = Noise.of(3000, 256)
+        return {"value": sliced_w2(samples, others, directions), "floor": sliced_w2(exact, others, directions), "n": n}
+    value, floor = (energy_distance(x, others, unbiased=False) for x in (samples, exact))
+    return {"value": value, "floor": floor, "n": n}
+
+
+def tables(rows: list[Row]) -> list[Table]:
+    """One table a problem: means over seeds, and half the range where there are several."""
+    made: list[Table] = []
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        here = [row for row in rows if row["problem"] == problem]
+        times = next(list(row["kernel M=1"]["variance ratio"]) for row in here if "kernel M=1" in row)
+        table = Table(title=problem, show_lines=False)
+        for heading in (
+            "method",
+            *(f"var t={t}" for t in times),
+            "mode mass",
+            "TARP",
+            *(f"N={n}" for n in STEPS),
+            "CPU s",
+        ):
+            table.add_column(heading, justify="left" if heading == "method" else "right")
+        for method in dict.fromkeys(row["method"] for row in here):
+            group = [row for row in here if row["method"] == method]
+            cells = ["" for _ in range(len(times) + 2)]
+            if "kernel M=1" in group[0]:
+                kernels = [row["kernel M=1"] for row in group]
+                cells = [_over([k["variance ratio"][t] for k in kernels]) for t in times]
+                cells += [_over([max(k[measure].values()) for k in kernels]) for measure in ("mode mass", "TARP")]
+            ratios = [[row["distance"][str(n)] for row in group] for n in STEPS]
+            cells += [_over([one["value"] / one["floor"] for one in column], 1) for column in ratios]
+            seconds = [row["cpu_seconds"] for row in group if "cpu_seconds" in row]
+            table.add_row(method, *cells, f"{statistics.mean(seconds):.0f}" if seconds else "")
+        made.append(table)
+    return made
+
+
+def _over(values: list[float], digits: int = 3) -> str:
+    spread = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):.{digits}f}" + (f" ±{spread:.{digits}f}" if len(values) > 1 else "")
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Variance ratio over t, and distance over N, a column a problem."""
+    problems = list(dict.fromkeys(row["problem"] for row in rows))
+    mpl.use("agg")
+    figure, axes = plt.subplots(2, len(problems), figsize=(4 * len(problems), 7), squeeze=False, layout="constrained")
+    colours = {method: f"C{i}" for i, method in enumerate([*TRAINED, *EXACT])}
+    for row in rows:
+        above, below = axes[:, problems.index(row["problem"])]
+        above.set_title(row["problem"])
+        if "kernel M=1" in row:
+            ratio = row["kernel M=1"]["variance ratio"]
+            above.plot([float(t) for t in ratio], list(ratio.values()), "o-", color=colours[row["method"]])
+        ratios = [row["distance"][str(n)]["value"] / row["distance"][str(n)]["floor"] for n in STEPS]
+        below.plot(STEPS, ratios, "o-", color=colours[row["method"]], label=row["method"] if row["seed"] == 0 else None)
+    for above, below in axes.T:
+        above.axhspan(0.97, 1.03, color="0.9")
+        above.set(xlabel="t", ylim=(0, 1.6))
+        below.set(xlabel="N", xscale="log", yscale="log")
+    axes[0, 0].set_ylabel("conditional variance over the exact one")
+    axes[1, 0].set_ylabel("distance to the data over that of exact samples")
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="mixture2d and mixture8, short training, 2,048 pairs")
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS)
+    parser.add_argument("--methods", nargs="+", choices=[*TRAINED, *EXACT], default=[*TRAINED, *EXACT])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--share", type=float, default=0.3, help="of each recipe's steps; 0.3 is about three minutes")
+    parser.add_argument("--pairs", type=int, default=16384, help="of the kernel certificate")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder of cells, fidelity.json and .png")
+    options = parser.parse_args()
+    if options.quick:
+        options.problems, options.share, options.pairs = ("mixture2d", "mixture8"), 0.06, 2048
+    options.out.mkdir(parents=True, exist_ok=True)
+    cells = [
+        Cell(problem, method, seed, options.share, options.pairs)
+        for problem in options.problems
+        for method in options.methods
+        for seed in (options.seeds if method not in EXACT else options.seeds[:1])
+    ]
+    console, rows = Console(width=200), dict[Cell, Row]()
+    with ProcessPoolExecutor(options.workers) as pool:
+        waiting: dict[Future[Row], Cell] = {pool.submit(run_cell, c, options.out): c for c in cells}
+        for done in as_completed(waiting):
+            cell = waiting[done]
+            rows[cell] = done.result()
+            console.print(f"{len(rows)}/{len(cells)} {cell.problem}, {cell.method}, seed {cell.seed}", style="dim")
+    ordered = [rows[cell] for cell in cells]
+    facts = {"torch": torch.__version__, "machine": platform.machine(), "threads a cell": 1, "rows": ordered}
+    with written_whole(options.out / "fidelity.json") as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    plot(ordered, options.out / "fidelity.png")
+    for table in tables(ordered):
+        console.print(table)
+    console.print(f"CPU, torch {torch.__version__}, float32, M = 1; N columns: distance over that of exact samples")
+
+
+if __name__ == "__main__":
+    main()
