@@ -117,8 +117,9 @@ def _build_into(
     started = time.monotonic()
     spec, artefact = read_onnx(onnx_file)
     timing = kept.parent / f"timing-{flavour}-{trt.__version__}.bin"
+    decoder = artefact.kind == "sampler" and json.loads(spec)["codec"]["kind"] == "latents"
     built = build(
-        onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, batch=batch,
+        onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, decoder=decoder, batch=batch,
         architectures=architectures, timing_cache=timing.read_bytes() if timing.is_file() else b"", say=say,
     )  # fmt: skip
 

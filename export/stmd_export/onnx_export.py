@@ -77,13 +77,14 @@ def export_onnx(
     spec, module = load_model(path)
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
     times = _checked_times(trained, whole)
+    spec.codec.prepare(spec.shape)
     say("tracing the network")
     cast = lowered(module, precision)
     graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
+    check_precision(graph, precision)
     if whole is not None:
         say(f"unrolling {whole.inference_steps} steps of the sampler")
         graph = trace_sampler(spec, graph, times, whole.mean_flow_steps)
-    check_precision(graph, precision)
     artefact = Artefact(
         kind="network" if whole is None else "sampler",
         precision=precision,

@@ -46,7 +46,7 @@ def is_whole_sampler(path: Path) -> bool:
 @final
 @dataclass(frozen=True)
 class WholeSampler:
-    """An opened whole sampler. ``shape`` is that of one sample, channels first."""
+    """An opened whole sampler. ``shape`` is that of one sample as the network sees it, channels first."""
 
     session: Any
     name: str
@@ -84,7 +84,7 @@ class WholeSampler:
     def sample(
         self, n: int, *, seed: int | None = None, first: int = 0, batch_size: int | None = None
     ) -> NDArray[np.float32]:
-        """Draw samples ``first`` to ``first + n - 1`` of ``seed``: [n, *shape], images in [-1, 1].
+        """Draw samples ``first`` to ``first + n - 1`` of ``seed``: decoded, images [n, c, h, w] in [-1, 1].
 
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a new one
         is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.

@@ -129,8 +129,8 @@ def graph_of(*nodes, shape=("b", 4)):
 def raw_build(path):
     flavour, module = load_flavour("tensorrt-rtx")
     return engine.build(
-        path, flavour, module, kind="network", precision="fp32", batch=BATCH, architectures=("sm120",),
-        timing_cache=b"", say=lambda _: None,
+        path, flavour, module, kind="network", precision="fp32", decoder=False, batch=BATCH,
+        architectures=("sm120",), timing_cache=b"", say=lambda _: None,
     )  # fmt: skip
 
 
