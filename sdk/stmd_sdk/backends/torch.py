@@ -34,7 +34,7 @@ class TorchNetwork:
 
 @final
 class CompiledNetwork:
-    """A :class:`TorchNetwork` whose module ``torch.compile`` compiles at its first call, and again for a new batch.
+    """A :class:`TorchNetwork` through ``torch.compile``, which works at the first call and the first of another batch.
 
     Raises :class:`DeviceError` where the machine lacks what compiling needs.
     """
