@@ -78,9 +78,11 @@ def export_engine(
             with staged(out) as stage:
                 shutil.copyfile(kept, stage / target.name)
                 shutil.copyfile(manifest_path(kept), manifest_path(stage / target.name))
-    except PermissionError as error:
+    except OutputError:
+        raise
+    except OSError as error:
         raise OutputError(
-            f"cannot write in the cache {folder}: {error.strerror}; choose another with --cache-dir"
+            f"cannot write in the cache {folder}: {error.strerror or error}; choose another with --cache-dir"
         ) from error
     return target
 

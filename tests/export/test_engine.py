@@ -185,6 +185,12 @@ def test_a_cache_that_cannot_be_written_is_an_error(exported, tmp_path):
         build(exported("mlp").onnx, tmp_path, locked / "cache")
 
 
+def test_a_cache_that_is_a_file_is_an_error(exported, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OutputError, match=r"cache.*--cache-dir"):
+        build(exported("mlp").onnx, tmp_path, tmp_path / "cache")
+
+
 def test_a_full_disk_while_caching_leaves_the_cache_intact(exported, tmp_path, monkeypatch):
     made, cache = exported("mlp"), tmp_path / "cache"
     build(made.onnx, tmp_path / "a", cache)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DeviceError
 
-__all__ = ["CompiledNetwork", "TorchNetwork"]
+__all__ = ["CompiledNetwork", "TorchNetwork", "compiler"]
 
 COMPILERS = "g++", "clang++", "c++", "cl"
 
@@ -40,7 +40,7 @@ class CompiledNetwork:
     """
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        _check_compiler(device)
+        compiler(device)
         module.compile()
         self.eager = TorchNetwork(module, device, dtype)
 
@@ -55,10 +55,13 @@ class CompiledNetwork:
             raise
 
 
-def _check_compiler(device: torch.device) -> None:
-    """Raise now for a missing compiler; PyTorch would at the first call, at length."""
+def compiler(device: torch.device) -> str:
+    """What torch.compile compiles with; its absence raises here, where PyTorch would at the first call, at length."""
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise DeviceError("compile=True needs Triton on CUDA: pip install triton, or leave compile out")
-    elif shutil.which(os.environ.get("CXX", "")) is None and not any(map(shutil.which, COMPILERS)):
-        raise DeviceError("compile=True needs a C++ compiler on the CPU, as in: apt install g++; or leave compile out")
+        return "triton"
+    for name in (os.environ.get("CXX", ""), *COMPILERS):
+        if shutil.which(name) is not None:
+            return name
+    raise DeviceError("compile=True needs a C++ compiler on the CPU, as in: apt install g++; or leave compile out")

@@ -68,7 +68,7 @@ def test_a_compiler_that_fails_is_an_error_of_ours(spec, monkeypatch):
         raise CppCompileError(["g++"], "no Python.h")
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "forward", broken))
-    monkeypatch.setattr(backend, "_check_compiler", lambda _: None)
+    monkeypatch.setattr(backend, "compiler", lambda _: "g++")
     network = CompiledNetwork(spec.build_network(), CPU, torch.float32)
     with pytest.raises(DeviceError, match="without compile=True"):
         network(torch.zeros(1, 4), torch.zeros(1, 3))
