@@ -130,8 +130,17 @@ for absent in ("torch", "diffusers", "safetensors", "onnx", "jaxtyping"):
     sys.modules[absent] = None
 sys.path.insert(0, {str(Path(runner.__file__).parents[1])!r})
 from stmd_sdk.cli import app
-app(["sample", "--model", {str(path)!r}, "-n", "2", "--seed", "3", "--out", {str(tmp_path / "x.npz")!r}])
+app(["sample", "--n", "2", "--seed", "3", "--out", {str(tmp_path / "x.npz")!r}, "--model", *sys.argv[1:]])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    def run(model):
+        command = [sys.executable, "-c", program, str(model)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run(path)
     assert done.returncode == 0, done.stderr
     assert np.array_equal(np.load(tmp_path / "x.npz")["x"], WholeSampler.open(path).sample(2, seed=3))
+    refused = run("mnist")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: torch is not installed: pip install stmd-sdk")
+    assert refused.stderr.count("\n") == 1
