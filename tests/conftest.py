@@ -23,6 +23,24 @@ def _deterministic():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def vae_folder(tmp_path_factory):
+    """A tiny VAE of fixed weights as diffusers saves it: 16x16 images to 4x8x8 latents."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    folder = tmp_path_factory.mktemp("vae")
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 16),
+            norm_num_groups=4,
+        )
+    vae.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def as_users_call(monkeypatch):
     """Switch the checking of annotations off, as it is for users, to reach the library's own checks."""

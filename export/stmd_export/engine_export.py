@@ -78,9 +78,11 @@ def export_engine(
             with staged(out) as stage:
                 shutil.copyfile(kept, stage / target.name)
                 shutil.copyfile(manifest_path(kept), manifest_path(stage / target.name))
-    except PermissionError as error:
+    except OutputError:
+        raise
+    except OSError as error:
         raise OutputError(
-            f"cannot write in the cache {folder}: {error.strerror}; choose another with --cache-dir"
+            f"cannot write in the cache {folder}: {error.strerror or error}; choose another with --cache-dir"
         ) from error
     return target
 
@@ -117,8 +119,9 @@ def _build_into(
     started = time.monotonic()
     spec, artefact = read_onnx(onnx_file)
     timing = kept.parent / f"timing-{flavour}-{trt.__version__}.bin"
+    decoder = artefact.kind == "sampler" and json.loads(spec)["codec"]["kind"] == "latents"
     built = build(
-        onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, batch=batch,
+        onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, decoder=decoder, batch=batch,
         architectures=architectures, timing_cache=timing.read_bytes() if timing.is_file() else b"", say=say,
     )  # fmt: skip
 

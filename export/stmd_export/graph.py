@@ -48,15 +48,17 @@ def trace_sampler(
     """The graph noise [2N, b, ...] → samples [b, ...]: the SDK's own loop around N x M copies of ``network``.
 
     The loop is traced with a placeholder for the network, which takes seconds whatever N and M; then each
-    placeholder is replaced by the network's nodes. The weights are shared.
+    placeholder is replaced by the network's nodes. The weights are shared. A decoder with weights, as that of
+    latents, is part of the loop and stays float32.
     """
     steps = len(times) - 1
     noise = torch.zeros(2 * steps, EXAMPLE_BATCH, *spec.shape)
     module = WholeModule(spec, times, mean_flow_steps)
     opset = network.opset_import[0].version
     loop = _traced(module, (noise,), opset, batch_axis=1, inputs=["noise"], output="samples")
-    model = _inlined(loop, _with_instance_norms(network))
-    _check_shapes(model, {"noise": [2 * steps, "b", *spec.shape], "samples": ["b", *spec.shape]})
+    model = _inlined(_with_instance_norms(loop), _with_instance_norms(network))
+    samples = ["b", *spec.codec.decoded_shape(spec.shape)]
+    _check_shapes(model, {"noise": [2 * steps, "b", *spec.shape], "samples": samples})
     return model
 
 

@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stmd_sdk.artefact import Artefact, Precision, sealed
+from stmd_sdk.artefact import Artefact, Precision, data_path, sealed
 from stmd_sdk.backends.onnx import load_onnx
 from stmd_sdk.backends.session import open_session, runtime
 from stmd_sdk.backends.tensorrt import BatchProfile
@@ -77,13 +77,14 @@ def export_onnx(
     spec, module = load_model(path)
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
     times = _checked_times(trained, whole)
+    spec.codec.prepare(spec.shape)
     say("tracing the network")
     cast = lowered(module, precision)
     graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
+    check_precision(graph, precision)
     if whole is not None:
         say(f"unrolling {whole.inference_steps} steps of the sampler")
         graph = trace_sampler(spec, graph, times, whole.mean_flow_steps)
-    check_precision(graph, precision)
     artefact = Artefact(
         kind="network" if whole is None else "sampler",
         precision=precision,
@@ -95,7 +96,7 @@ def export_onnx(
     found = precision_found(graph)
     with staged(out) as folder:
         file = folder / _file_name(spec, whole, precision)
-        _write(graph, file, spec, artefact)
+        artefact = _write(graph, file, spec, artefact)
         say("comparing with the trained network")
         parity = _parity(trained, cast, file, artefact, batch)
         report = {
@@ -145,15 +146,19 @@ def _file_name(spec: ModelSpec, whole: Whole | None, precision: Precision) -> st
     return f"{name}{steps}{'' if precision == 'fp32' else '-' + precision}.onnx"
 
 
-def _write(graph: onnx.ModelProto, file: Path, spec: ModelSpec, artefact: Artefact) -> None:
+def _write(graph: onnx.ModelProto, file: Path, spec: ModelSpec, artefact: Artefact) -> Artefact:
     """Write the sealed file, its weights beside it where a message could not hold them, and check it."""
     if sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > INLINE_BYTES:
-        onnx.save_model(graph, file, save_as_external_data=True, location=f"{file.name}.data")
+        data = data_path(file)
+        onnx.save_model(graph, file, save_as_external_data=True, location=data.name)
+        with data.open("rb") as weights:
+            artefact = replace(artefact, data=hashlib.file_digest(weights, "sha256").hexdigest())
         model = file.read_bytes()
     else:
         model = graph.SerializeToString()
     file.write_bytes(sealed(model, spec.to_json(), artefact))
     onnx.checker.check_model(file, full_check=True)
+    return artefact
 
 
 def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, batch: BatchProfile) -> Parity:

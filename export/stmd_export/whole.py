@@ -48,7 +48,7 @@ class WholeModule(nn.Module):
         shape = (x.shape[0], *self.spec.shape)
         return torch.onnx.ops.symbolic(PLACEHOLDER, (x, times), dtype=x.dtype, shape=shape, version=1)
 
-    def forward(self, noise: Float[Tensor, "keys b *d"]) -> Float[Tensor, "b *d"]:
+    def forward(self, noise: Float[Tensor, "keys b *d"]) -> Float[Tensor, "b *decoded"]:
         """Run the loop and decode."""
         keys = GivenNoise(0, torch.arange(1), given=noise)
         *_, (_, x_0, _) = reverse_sde(self.posterior, self.spec.schedule, self.times, self.spec.shape, keys)

@@ -18,7 +18,7 @@ from typing import Literal
 from .config import read_config
 from .errors import CheckpointError, InvalidArgumentError
 
-__all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "read_onnx", "sealed"]
+__all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "data_path", "read_onnx", "sealed"]
 
 ARTEFACT_VERSION = 1
 
@@ -38,7 +38,8 @@ class Artefact:
     """How a graph was exported: what runs it and what it computes.
 
     ``kind`` is ``network`` (x, times → u) or ``sampler`` (noise → samples, the loop inside). ``weights``
-    is the SHA-256 of the checkpoint. A sampler also has its grid of ``times`` and its Mean Flow steps.
+    is the SHA-256 of the checkpoint, ``data`` that of the file beside the graph which holds its weights, where they
+    are too large for the graph itself. A sampler also has its grid of ``times`` and its Mean Flow steps.
     """
 
     kind: Kind
@@ -47,6 +48,7 @@ class Artefact:
     weights: str
     times: tuple[float, ...] = ()
     mean_flow_steps: int = 0
+    data: str = ""
     version: int = ARTEFACT_VERSION
 
     def to_json(self) -> str:
@@ -98,7 +100,25 @@ def read_onnx(path: Path) -> tuple[str, Artefact]:
         raise CheckpointError(
             f"{path}: the file was changed since stmd-export checked it; export it again from its checkpoint"
         )
-    return metadata[SPEC_KEY], Artefact.from_json(metadata[ARTEFACT_KEY], str(path))
+    artefact = Artefact.from_json(metadata[ARTEFACT_KEY], str(path))
+    if artefact.data:
+        _check_data(data_path(path), artefact.data)
+    return metadata[SPEC_KEY], artefact
+
+
+def data_path(path: Path) -> Path:
+    """The file beside an ONNX file that holds weights too large for it."""
+    return path.with_name(path.name + ".data")
+
+
+def _check_data(path: Path, expected: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); it holds the weights") from error
+    if found != expected:
+        raise CheckpointError(f"{path}: the weights were changed since stmd-export checked them, or are not whole")
 
 
 def _canonical(metadata: Mapping[str, str]) -> bytes:

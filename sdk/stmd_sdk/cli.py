@@ -117,7 +117,7 @@ def trajectory(
         rows: list[Tensor] = []
         for t, x_t, x_0 in path:
             console.print(f"t = {t:.3f}")
-            rows += [sampler.spec.codec.decode(x_0), x_t.clamp(-1, 1)]
+            rows += [sampler.spec.codec.decode(x_0), sampler.spec.codec.decode(x_t)]
         _save_picture(picture(torch.cat(rows[:-1]), columns=n), out)
         facts = _describe(sampler, _parse_steps(steps), mean_flow_steps)
         console.print(f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}")

@@ -46,6 +46,7 @@ def doctor() -> list[Check]:
         driver,
         _torch(),
         _torch_cuda(driver.works),
+        _torch_compile(),
         _diffusers(),
         _onnxruntime(),
         _onnxruntime_cuda(driver.works),
@@ -120,6 +121,18 @@ def _torch_cuda(driver: bool) -> Check:
 
     mend = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu130"
     return _tried("PyTorch on CUDA", mend if driver else NO_GPU, attempt)
+
+
+def _torch_compile() -> Check:
+    """Looks for the compiler alone: compiling takes longer than all other checks together."""
+
+    def attempt() -> str:
+        torch = importlib.import_module("torch")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = importlib.import_module("stmd_sdk.backends.torch").compiler(device)
+        return f"finds {found}; not tried"
+
+    return _tried("torch.compile", "apt install g++, or on CUDA: pip install triton", attempt)
 
 
 def _diffusers() -> Check:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from . import philox
 from .artefact import Artefact, read_onnx
 from .backends.session import open_session
-from .errors import CheckpointError, InvalidArgumentError
+from .checks import check_integer
+from .errors import CheckpointError
 
 __all__ = ["WholeSampler", "is_whole_sampler", "normal"]
 
@@ -46,7 +47,7 @@ def is_whole_sampler(path: Path) -> bool:
 @final
 @dataclass(frozen=True)
 class WholeSampler:
-    """An opened whole sampler. ``shape`` is that of one sample, channels first."""
+    """An opened whole sampler. ``shape`` is that of one sample as the network sees it, channels first."""
 
     session: Any
     name: str
@@ -84,19 +85,15 @@ class WholeSampler:
     def sample(
         self, n: int, *, seed: int | None = None, first: int = 0, batch_size: int | None = None
     ) -> NDArray[np.float32]:
-        """Draw samples ``first`` to ``first + n - 1`` of ``seed``: [n, *shape], images in [-1, 1].
+        """Draw samples ``first`` to ``first + n - 1`` of ``seed``: decoded, images [n, c, h, w] in [-1, 1].
 
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a new one
         is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.
         """
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        if not 0 <= seed < 2**64:
-            raise InvalidArgumentError(f"seed must lie in [0, 2**64), got {seed}")
-        if n < 1 or first < 0 or first + n > 2**32:
-            raise InvalidArgumentError(f"samples {first} to {first + n - 1}: need n >= 1 and 0 <= index < 2**32")
-        size = min(n, BATCH) if batch_size is None else batch_size
-        if size < 1:
-            raise InvalidArgumentError(f"batch_size must be at least 1, got {batch_size}")
+        seed = secrets.randbelow(2**31) if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
+        n = check_integer("n", n, 1, 2**32)
+        first = check_integer("first", first, 0, 2**32 - n)
+        size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)
         indices = np.arange(first, first + n)
         return np.concatenate([self._draw(seed, indices[start : start + size]) for start in range(0, n, size)])
 

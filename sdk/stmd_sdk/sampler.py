@@ -84,25 +84,25 @@ class Sampler:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        compile: bool = False,
     ) -> Sampler:
         """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
 
         The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, TensorRT for .engine.
         ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
         ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
+        ``compile`` passes a .safetensors model through ``torch.compile``: a first call takes up to a minute.
         """
         path = resolve_model(name_or_path)
-        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-        if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
-            raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
+        _check_options(path, dtype, compile)
         match path.suffix:
             case ".safetensors":
-                from .backends.torch import TorchNetwork  # noqa: PLC0415
+                from .backends.torch import CompiledNetwork, TorchNetwork  # noqa: PLC0415
 
                 chosen = resolve_device(device)
                 spec, module = load_model(path)
-                return cls(TorchNetwork(module, chosen, dtype), spec, chosen)
+                backend = CompiledNetwork if compile else TorchNetwork
+                return cls(backend(module, chosen, dtype), spec, chosen)
             case ".onnx":
                 from .backends.onnx import default_device, load_onnx  # noqa: PLC0415
 
@@ -138,6 +138,7 @@ class Sampler:
         """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
         size = BATCH if batch_size is None else check_integer("batch_size", batch_size, 1)
+        self.spec.codec.prepare(self.spec.shape)
         noise = self._noise(seed, n, first)
         n = len(noise)
         chunks: list[Tensor] = []
@@ -252,6 +253,16 @@ class Sampler:
         if self.spec.objective == "meanflow" and not bool((t == 1).all()):
             raise InvalidArgumentError("Mean Flow knows t = 1 only")
         return x_t, t
+
+
+def _check_options(path: Path, dtype: torch.dtype, compile: bool) -> None:
+    """Raise for options that mean nothing for this kind of file."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
+        raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
+    if path.suffix in (".onnx", ".engine") and compile:
+        raise InvalidArgumentError(f"{path} holds no PyTorch module to compile; leave out compile=True")
 
 
 def _times(t: Any, n: int, device: torch.device) -> Tensor:

@@ -52,6 +52,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.shape or any(side < 1 for side in self.shape):
             raise InvalidArgumentError(f"shape: must be positive integers, channels first, got {self.shape}")
+        self.codec.decoded_shape(self.shape)  # raises if the codec has none
         if not 0 < self.sigma_data < math.inf:
             raise InvalidArgumentError(f"sigma_data: must be positive and finite, got {self.sigma_data}")
         if self.objective != "stmd" and self.target != "x0":

@@ -129,8 +129,8 @@ def graph_of(*nodes, shape=("b", 4)):
 def raw_build(path):
     flavour, module = load_flavour("tensorrt-rtx")
     return engine.build(
-        path, flavour, module, kind="network", precision="fp32", batch=BATCH, architectures=("sm120",),
-        timing_cache=b"", say=lambda _: None,
+        path, flavour, module, kind="network", precision="fp32", decoder=False, batch=BATCH,
+        architectures=("sm120",), timing_cache=b"", say=lambda _: None,
     )  # fmt: skip
 
 
@@ -183,6 +183,12 @@ def test_a_cache_that_cannot_be_written_is_an_error(exported, tmp_path):
     locked.mkdir(mode=0o500)
     with pytest.raises(OutputError, match="--cache-dir"):
         build(exported("mlp").onnx, tmp_path, locked / "cache")
+
+
+def test_a_cache_that_is_a_file_is_an_error(exported, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OutputError, match=r"cache.*--cache-dir"):
+        build(exported("mlp").onnx, tmp_path, tmp_path / "cache")
 
 
 def test_a_full_disk_while_caching_leaves_the_cache_intact(exported, tmp_path, monkeypatch):

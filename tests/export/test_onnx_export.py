@@ -174,6 +174,15 @@ def test_weights_beyond_a_messages_size_go_beside_the_file(exported, tmp_path, m
     x, times = network_inputs(made.spec, 3)
     inline, beside = (Sampler.from_pretrained(path).network for path in (made.onnx, file))
     assert torch.equal(inline(x, times), beside(x, times))
+    data = tmp_path / "mlp.onnx.data"
+    whole = data.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        data.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="weights were changed"):
+            Sampler.from_pretrained(file)
+    data.unlink()
+    with pytest.raises(CheckpointError, match="holds the weights"):
+        Sampler.from_pretrained(file)
 
 
 def test_a_frozen_batch_is_noticed(exported):

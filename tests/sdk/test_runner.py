@@ -81,9 +81,12 @@ def test_sample_k_does_not_depend_on_its_batch(path):
         {"n": 1, "seed": 2**64},
         {"n": 1, "first": -1},
         {"n": 2, "batch_size": 0},
+        {"n": 2, "seed": 1.5},
+        {"n": 2.0},
+        {"n": 2, "first": 2**32 - 1},
     ],
 )
-def test_bad_arguments_are_refused(path, bad):
+def test_bad_arguments_are_refused(path, bad, as_users_call):
     with pytest.raises(InvalidArgumentError):
         WholeSampler.open(path).sample(**bad)
 
@@ -118,3 +121,26 @@ print(WholeSampler.open({str(path)!r}).sample(2, seed=3).tolist())
 """
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert np.allclose(eval(printed), WholeSampler.open(path).sample(2, seed=3), atol=1e-6)
+
+
+def test_the_command_line_draws_where_they_are_not_installed(path, tmp_path):
+    program = f"""
+import sys
+for absent in ("torch", "diffusers", "safetensors", "onnx", "jaxtyping"):
+    sys.modules[absent] = None
+sys.path.insert(0, {str(Path(runner.__file__).parents[1])!r})
+from stmd_sdk.cli import app
+app(["sample", "--n", "2", "--seed", "3", "--out", {str(tmp_path / "x.npz")!r}, "--model", *sys.argv[1:]])
+"""
+
+    def run(model):
+        command = [sys.executable, "-c", program, str(model)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run(path)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "x.npz")["x"], WholeSampler.open(path).sample(2, seed=3))
+    refused = run("mnist")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: torch is not installed: pip install stmd-sdk")
+    assert refused.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float
@@ -124,7 +124,8 @@ class EngineNetwork:
         self._done(self.context.set_tensor_address("u", u.data_ptr()), "the address of u")
         # Torch's allocator reuses freed memory in stream order, so the inputs outlive the enqueued work.
         stream = torch.cuda.current_stream(self.device).cuda_stream
-        self._done(self.context.execute_async_v3(stream), "to run")
+        with torch.cuda.device(_index(self.device)):
+            self._done(self.context.execute_async_v3(stream), "to run")
         return u
 
     def _done(self, ok: bool, what: str) -> None:
@@ -174,17 +175,27 @@ def load_engine(path: Path, device: torch.device | str | None) -> tuple[ModelSpe
             f"{path} was built by {flavour} {manifest.tensorrt}, installed is {trt.__version__}; "
             f"build it again, or: pip install {flavour}=={manifest.tensorrt}"
         )
-    chosen = torch.device("cuda" if device is None else device)
+    try:
+        chosen = torch.device("cuda" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(f"no such device: {device!r}") from error
     if chosen.type != "cuda" or not torch.cuda.is_available():
         raise DeviceError(
             f"{path} needs an NVIDIA GPU: {_no_gpu(chosen)}; the .onnx or .safetensors file runs on the CPU"
         )
     _check_architecture(path, manifest, torch.cuda.get_device_capability(chosen))
     runtime = trt.Runtime(tensorrt_log(flavour))
-    engine = runtime.deserialize_cuda_engine(data)  # host code stays disallowed, TensorRT's default
-    if engine is None:
-        raise CheckpointError(f"{path}: TensorRT cannot load it: {_lines(flavour)}")
-    return spec, EngineNetwork(engine, manifest, spec.shape[0], chosen)
+    with torch.cuda.device(_index(chosen)):  # an engine and its context live on the device that is current
+        engine = runtime.deserialize_cuda_engine(data)  # host code stays disallowed, TensorRT's default
+        if engine is None:
+            raise CheckpointError(f"{path}: TensorRT cannot load it: {_lines(flavour)}")
+        return spec, EngineNetwork(engine, manifest, spec.shape[0], chosen)
+
+
+def _index(device: torch.device) -> int:
+    """The index to make current; a negative one leaves the current device as it is."""
+    index = cast(int | None, device.index)  # PyTorch's annotation forgets that "cuda" has none
+    return -1 if index is None else index
 
 
 def _check_architecture(path: Path, manifest: EngineManifest, capability: tuple[int, int]) -> None:

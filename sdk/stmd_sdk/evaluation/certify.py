@@ -94,8 +94,9 @@ def _posterior(sampler: Sampler, mean_flow_steps: int) -> Posterior:
 
 
 def _same_shape(sampler: Sampler, name: str, shape: tuple[int, ...]) -> None:
-    if sampler.spec.shape != shape:
+    drawn = sampler.spec.codec.decoded_shape(sampler.spec.shape)
+    if drawn != shape:
         raise InvalidArgumentError(
-            f"{sampler.spec.name} draws samples of shape {list(sampler.spec.shape)}, "
+            f"{sampler.spec.name} draws samples of shape {list(drawn)}, "
             f"{name} holds {list(shape)}: give the data that the model was trained on with --data"
         )

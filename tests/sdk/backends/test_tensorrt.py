@@ -88,6 +88,11 @@ def test_a_whole_sampler_engine_is_refused(engine):
         Sampler.from_pretrained(engine(artefact=artefact))
 
 
+def test_a_device_that_does_not_exist_is_an_error(engine):
+    with pytest.raises(DeviceError, match="no such device: 'tpu9'"):
+        Sampler.from_pretrained(engine(), device="tpu9")
+
+
 def test_without_a_gpu_the_error_says_what_runs_here(engine):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")

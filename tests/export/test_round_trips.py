@@ -1,0 +1,77 @@
+"""The paper's networks at tested sizes, and latents: exported, each is what was trained."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from stmd_export import Whole, export_onnx, onnx_export
+from stmd_export.onnx_export import report_path
+from stmd_sdk import ModelSpec, Noise, Sampler
+from stmd_sdk.backends.tensorrt import BatchProfile
+from stmd_sdk.codec import LatentCodec, PixelCodec
+from stmd_sdk.networks import PRESETS
+from stmd_sdk.runner import WholeSampler
+from stmd_sdk.vae import WEIGHTS
+
+BATCH = BatchProfile(1, 2, 3)
+# The 37.5 M network's blocks, attention and padding at narrow channels, which export in a third of its time.
+CIFAR10 = replace(PRESETS["unet-cifar10"], channels=(16, 16, 16, 16), groups=8, embedding_width=32)
+# DiT-M/2's tokens, heads and widths; its blocks are alike, so one stands for sixteen.
+DIT_M2 = replace(PRESETS["dit-m2"], depth=1)
+
+
+@pytest.fixture(scope="module")
+def latents(checkpoint, vae_folder, tmp_path_factory):
+    """(checkpoint, exported network) of a latent model with DiT-M/2's shapes."""
+    codec = LatentCodec(vae=str(vae_folder), factor=2)
+    spec = ModelSpec("latents", "stmd", (4, 16, 16), DIT_M2, codec, target="residual", sigma_data=0.9)
+    path = checkpoint(spec)
+    return path, export_onnx(path, tmp_path_factory.mktemp("latents"), batch=BATCH)
+
+
+def differs(path, file, b=5):
+    """The largest difference of u between a checkpoint and its export, at a batch that export did not try."""
+    eager, session = (Sampler.from_pretrained(source, device="cpu") for source in (path, file))
+    spec, noise = eager.spec, Noise.of(9, b)
+    x, times = noise.fold(0).normal(spec.in_channels, *spec.shape[1:]), noise.fold(1).uniform(spec.times)
+    u = eager.network(x, times)
+    assert u.std() > 0.05  # else the comparison would say nothing
+    return float((u - session.network(x, times)).abs().max())
+
+
+def test_the_blocks_of_the_cifar10_network(checkpoint, tmp_path):
+    spec = ModelSpec("cifar10", "stmd", (3, 16, 16), CIFAR10, PixelCodec(), sigma_data=0.5)
+    path = checkpoint(spec)
+    assert differs(path, export_onnx(path, tmp_path, batch=BATCH)) <= 1e-5
+
+
+def test_latents_of_the_shapes_of_dit_m2(latents):
+    path, file = latents
+    assert differs(path, file) <= 1e-5
+    eager, session = (Sampler.from_pretrained(source, device="cpu") for source in (path, file))
+    images = [sampler.sample(3, inference_steps=2, seed=0) for sampler in (eager, session)]
+    assert images[0].shape == (3, 3, 32, 32)
+    assert (images[0] - images[1]).abs().max() <= 1e-4
+    assert session.spec == eager.spec
+
+
+def test_the_decoder_is_part_of_the_whole_sampler(latents, vae_folder, tmp_path, monkeypatch):
+    path, file = latents
+    network = onnx.load(file)
+    del network.metadata_props[:]
+    monkeypatch.setattr(onnx_export, "trace_network", lambda *_: network)
+    whole = export_onnx(path, tmp_path, whole=Whole(2), batch=BATCH)
+    expected = Sampler.from_pretrained(path, device="cpu").sample(3, inference_steps=2, seed=4)
+    # Neither PyTorch nor the VAE's files are needed any more.
+    weights = vae_folder / WEIGHTS
+    hidden = weights.rename(weights.with_suffix(".hidden"))
+    try:
+        drawn = WholeSampler.open(whole).sample(3, seed=4)
+    finally:
+        hidden.rename(weights)
+    assert np.abs(drawn - expected.numpy()).max() <= 1e-4
+    operators = json.loads(report_path(whole).read_text())["operators"]
+    assert operators["Conv"] == {"FLOAT": operators["Conv"]["FLOAT"]}  # DiT has none: they are the decoder's
