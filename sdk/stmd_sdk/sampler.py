@@ -146,9 +146,7 @@ class Sampler:
         noise, kept = self._noise(seed, n, first), slice(None)
         if batch_invariant:
             if isinstance(seed, Noise):
-                raise InvalidArgumentError(
-                    "batch_invariant needs a seed that is an integer, whose samples are in order"
-                )
+                raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
             noise, kept, size = *_whole_buckets(noise), BUCKET
         with progress_bar("sampling", math.ceil(len(noise) / size) * (len(times) - 1), "step", progress) as advance:
 

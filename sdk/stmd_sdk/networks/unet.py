@@ -67,5 +67,5 @@ class UNet(nn.Module):
     def forward(self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
         """Evaluate the network. UNet2DModel's own timestep stays 0: all times enter through the embedding."""
         # A tensor made on the device: from the number 0 diffusers would copy one there in each call.
-        zero = times.new_zeros(1)
+        zero = torch.zeros(1, dtype=torch.long, device=x.device)
         return self.unfold(self.unet(self.fold(x), zero, class_labels=self.embed(times)).sample)
