@@ -202,7 +202,8 @@ def _peer(peer: str, unet: UNet2DModel, setting: Setting, steps: int) -> Call:
 
 def _dpm_solver(unet: UNet2DModel, batch: int, steps: int) -> Call:
     """DPM-Solver++(2M) as diffusers' documentation has it: no pipeline takes it for unconditional models."""
-    scheduler, side = DPMSolverMultistepScheduler(), int(unet.config["sample_size"])
+    scheduler: Any = DPMSolverMultistepScheduler()
+    side = int(unet.config["sample_size"])
     shape = batch, int(unet.config["in_channels"]), side, side
 
     @torch.no_grad()
@@ -210,7 +211,7 @@ def _dpm_solver(unet: UNet2DModel, batch: int, steps: int) -> Call:
         scheduler.set_timesteps(steps)
         x = torch.randn(shape, device=unet.device, dtype=unet.dtype)
         for t in scheduler.timesteps:
-            x = scheduler.step(unet(x, t).sample, t, x).prev_sample  # type: ignore[union-attr]
+            x = scheduler.step(unet(x, t).sample, t, x).prev_sample
         return x
 
     return call

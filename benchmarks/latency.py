@@ -33,6 +33,7 @@ from measuring import (
     launches,
     measured_machine,
     peak_memory,
+    ratio_clock,
     summary,
 )
 
@@ -66,7 +67,7 @@ def timed_rows(
         if each.evaluations >= ONCE:
             _, times = interleaved([each.call], machine.device, 1, warm=False)
             results.append((each, math.nan, times[0]))
-    clock = 1 if machine.device.type == "cpu" and torch.get_num_threads() == 1 else 0
+    clock = ratio_clock(machine.device)
     chosen = {each.name: [times[clock] for times in rounds] for each, _, rounds in results}
     rows: list[Row] = []
     for each, first_call, rounds in results:
@@ -104,7 +105,7 @@ def overhead(chosen: dict[str, list[float]], each: Contender) -> float | None:
 
 def table(rows: list[Row]) -> str:
     """The rows as text."""
-    lines = [COLUMNS.split()]
+    lines: list[list[str]] = [list(COLUMNS.split())]
     for row in rows:
         spent, first, memory = row["seconds"], row["first_call_seconds"], row["peak_bytes"]
         lines.append(
@@ -127,31 +128,31 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], quality: list[Row], path: Path) -> None:
-    """Latency against batch for each contender; quality against latency where there is any."""
+    """Latency against batch for each contender; quality against latency at the first batch where there is any."""
     import matplotlib as mpl  # noqa: PLC0415
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, axes = plt.subplots(1, 2 if quality else 1, figsize=(14 if quality else 8, 5), squeeze=False)
-    left = axes[0][0]
-    lines: dict[tuple[object, ...], list[Row]] = {}
+    figure, panels = plt.subplots(1, 2, figsize=(14, 5))
+    lines: dict[str, list[Row]] = {}
     for row in rows:
-        lines.setdefault((row["model"], row["precision"], row["contender"], row["evaluations"]), []).append(row)
-    for (model, _, contender, evaluations), points in sorted(lines.items(), key=lambda item: str(item[0])):
-        label = f"{model}, {contender}, {evaluations} evaluations"
-        left.plot(
-            [row["batch"] for row in points], [row["seconds"]["median"] * 1e3 for row in points], "o-", label=label
-        )
-    left.set(xscale="log", yscale="log", xlabel="batch", ylabel="milliseconds a batch, median")
-    left.legend(fontsize=6)
-    for row, mark in ((row, mark) for row in rows if row["batch"] == rows[0]["batch"] for mark in quality):
-        if (mark["contender"], mark["evaluations"]) == (row["contender"], row["evaluations"]):
-            axes[0][1].plot(row["seconds"]["median"] * 1e3, mark["quality"], "o")
-            axes[0][1].annotate(
-                f"{row['contender']}, {row['evaluations']}", (row["seconds"]["median"] * 1e3, mark["quality"])
-            )
-            axes[0][1].set(xscale="log", xlabel=f"milliseconds, batch {row['batch']}", ylabel="quality")
+        name = f"{row['model']}, {row['contender']}, NFE {row['evaluations']}, {row['precision']}"
+        lines.setdefault(name, []).append(row)
+    for name, points in lines.items():
+        milliseconds = [row["seconds"]["median"] * 1e3 for row in points]
+        panels[0].plot([row["batch"] for row in points], milliseconds, "o-", label=name)
+    panels[0].set(xscale="log", yscale="log", xlabel="batch", ylabel="milliseconds a batch, median")
+    panels[0].legend(fontsize=6)
+    found = {(mark["contender"], mark["evaluations"]): mark["quality"] for mark in quality}
+    for row in rows:
+        key = row["contender"], row["evaluations"]
+        if row["batch"] == rows[0]["batch"] and key in found:
+            spot = row["seconds"]["median"] * 1e3, found[key]
+            panels[1].plot(*spot, "o")
+            panels[1].annotate(f"{key[0]}, NFE {key[1]}", spot, fontsize=6)
+    panels[1].set(xscale="log", xlabel=f"milliseconds, batch {rows[0]['batch']}", ylabel="quality")
+    panels[1].set_visible(bool(quality))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import math
 import os
@@ -48,6 +49,11 @@ def seconds(call: Call, device: torch.device) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def ratio_clock(device: torch.device) -> int:
+    """Which of ``seconds`` ratios are of: processor time with one CPU thread, which other work does not lengthen."""
+    return 1 if device.type == "cpu" and torch.get_num_threads() == 1 else 0
+
+
 def interleaved(
     calls: Sequence[Call], device: torch.device, rounds: int, budget: float = math.inf, *, warm: bool = True
 ) -> tuple[list[float], list[list[tuple[float, float]]]]:
@@ -73,18 +79,19 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def peak_memory(call: Call, device: torch.device) -> float | None:
-    """Bytes that a call adds at its peak; None where the system does not tell."""
+    """Bytes that a call adds at its peak, beside what its runtime keeps; None where the system does not tell."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: give back what earlier calls left, or this one would need no more
         Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
         before = _resident("VmRSS")
         call()
         return max(0.0, _resident("VmHWM") - before)
-    except OSError:
+    except (OSError, AttributeError):
         return None
 
 
@@ -112,12 +119,13 @@ def launches(call: Call) -> int:
 
 
 def measured_machine(device: torch.device) -> Machine:
-    """The limits of this machine, now and at this number of threads: the best of a few tries."""
+    """The limits of this machine at this number of threads: the best of a few tries, by the clock of the ratios."""
+    clock = ratio_clock(device)
     a = torch.ones(1536, 1536, device=device)
     big = torch.ones(2**26, device=device)
     copy, one = torch.empty_like(big), torch.ones(1, device=device)
-    product = min(seconds(lambda: a @ a, device)[0] for _ in range(6))
-    moved = min(seconds(lambda: copy.copy_(big), device)[0] for _ in range(4))
+    product = min(seconds(lambda: a @ a, device)[clock] for _ in range(6))
+    moved = min(seconds(lambda: copy.copy_(big), device)[clock] for _ in range(4))
     launch = 0.0
     if device.type == "cuda":
         launch = min(seconds(lambda: [one.add_(1) for _ in range(1000)], device)[0] for _ in range(4)) / 1000
