@@ -30,7 +30,7 @@ from stmd_sdk.networks.unet import UNet
 from stmd_sdk.posterior import Network
 from stmd_sdk.runner import WholeSampler
 
-BACKENDS = ["eager", "compiled", "graph", "onnx", "tensorrt", "whole"]
+BACKENDS = ["eager", "compiled", "onnx", "whole"]
 PEERS = ["loop", "ddim", "dpm++", "ddpm"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETS = 4  # of random inputs, in rotation
@@ -110,7 +110,7 @@ def contenders(
 def _sampler(
     backend: str, path: Path, folder: Path, setting: Setting, device: torch.device
 ) -> Sampler | WholeSampler | None:
-    """None where this device or precision has no such backend: the graph and TensorRT need a GPU."""
+    """None where this device or precision has no such backend: exports have a precision of their own."""
     dtype, cuda, exported = PRECISIONS[setting.precision], device.type == "cuda", setting.precision == "float32"
     match backend:
         case "eager":
@@ -202,6 +202,7 @@ def _peer(peer: str, unet: UNet2DModel, setting: Setting, steps: int) -> Call:
 
 def _dpm_solver(unet: UNet2DModel, batch: int, steps: int) -> Call:
     """DPM-Solver++(2M) as diffusers' documentation has it: no pipeline takes it for unconditional models."""
+    network: Any = unet
     scheduler: Any = DPMSolverMultistepScheduler()
     side = int(unet.config["sample_size"])
     shape = batch, int(unet.config["in_channels"]), side, side
@@ -211,7 +212,7 @@ def _dpm_solver(unet: UNet2DModel, batch: int, steps: int) -> Call:
         scheduler.set_timesteps(steps)
         x = torch.randn(shape, device=unet.device, dtype=unet.dtype)
         for t in scheduler.timesteps:
-            x = scheduler.step(unet(x, t).sample, t, x).prev_sample
+            x = scheduler.step(network(x, t).sample, t, x).prev_sample
         return x
 
     return call

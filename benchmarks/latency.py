@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 from dataclasses import asdict
 from itertools import product
@@ -38,6 +37,7 @@ from measuring import (
 )
 
 from stmd_sdk.checkpoint import load_model
+from stmd_sdk.files import written_whole
 
 Row = dict[str, Any]
 COLUMNS = "model batch N M contender NFE median_ms p95 p99 first_ms build_s MB us/NFE us/sample overhead floor spread"
@@ -51,7 +51,7 @@ def grid(options: argparse.Namespace) -> list[Setting]:
         batches, precisions = options.batches or [1, 4, 16, 64, 256], options.precisions or list(PRECISIONS)
     else:
         steps, flows = options.steps or [4], options.mean_flow_steps or [1]
-        batches, precisions = options.batches or ([1, 16] if options.quick else [1, 16, 64]), options.precisions
+        batches, precisions = options.batches or ([1, 16] if options.quick else [1, 64]), options.precisions
     cells = product(options.models, precisions or ["float32"], batches, steps, flows)
     return [Setting(*cell) for cell in cells]
 
@@ -62,11 +62,11 @@ def timed_rows(
     """Time the contenders of one setting in turns, and each long one by itself, once."""
     turns = [each for each in found if each.evaluations < ONCE]
     first, taken = interleaved([each.call for each in turns], machine.device, options.rounds, options.budget)
-    results = list(zip(turns, first, taken, strict=True))
+    results: list[tuple[Contender, float | None, list[tuple[float, float]]]] = [*zip(turns, first, taken, strict=True)]
     for each in found:
         if each.evaluations >= ONCE:
             _, times = interleaved([each.call], machine.device, 1, warm=False)
-            results.append((each, math.nan, times[0]))
+            results.append((each, None, times[0]))
     clock = ratio_clock(machine.device)
     chosen = {each.name: [times[clock] for times in rounds] for each, _, rounds in results}
     rows: list[Row] = []
@@ -113,7 +113,7 @@ def table(rows: list[Row]) -> str:
                 row["model"] + ("" if row["precision"] == "float32" else f" {row['precision']}"),
                 *(str(row[key]) for key in ("batch", "inference_steps", "mean_flow_steps", "contender", "evaluations")),
                 *(f"{spent[key] * 1e3:.1f}" for key in ("median", "p95", "p99")),
-                "-" if math.isnan(first) else f"{first * 1e3:.0f}",
+                "-" if first is None else f"{first * 1e3:.0f}",
                 f"{row['build_seconds']:.1f}",
                 "-" if memory is None else f"{memory / 1e6:.1f}",
                 f"{spent['median'] / row['evaluations'] * 1e6:.0f}",
@@ -125,6 +125,24 @@ def table(rows: list[Row]) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def markdown(rows: list[Row]) -> str:
+    """The README's table: median milliseconds a batch, and how often that fits into DDIM's at equal evaluations."""
+    batches = sorted({row["batch"] for row in rows})
+    cells = {(row["contender"], row["evaluations"], row["batch"]): row["seconds"]["median"] for row in rows}
+    nfe = rows[0]["evaluations"]
+    equal = {batch: cells.get((f"diffusers ddim, {nfe} steps", nfe, batch)) for batch in batches}
+    lines = ["| contender | evaluations | " + " | ".join(f"batch {batch}" for batch in batches) + " |"]
+    lines.append("|---" * (2 + len(batches)) + "|")
+    for contender, evaluations in dict.fromkeys((row["contender"], row["evaluations"]) for row in rows):
+        texts: list[str] = []
+        for batch in batches:
+            spent, peer = cells.get((contender, evaluations, batch)), equal[batch]
+            ratio = f", {peer / spent:.3g}×" if spent and peer else ""
+            texts.append(f"{spent * 1e3:.4g} ms{ratio}" if spent else "not measured")
+        lines.append(f"| {contender} | {evaluations} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
 
 
 def plot(rows: list[Row], quality: list[Row], path: Path) -> None:
@@ -179,7 +197,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     cuda = options.device != "cpu"
     options.models = options.models or (["mnist"] if options.quick else ["unet-mnist", *["unet-cifar10"] * cuda])
-    fast = ["eager", "graph", "onnx", *PEERS]
+    fast = ["eager", "onnx", *PEERS]
     options.backends = options.backends or (
         [*BACKENDS, *PEERS] if options.full else fast if options.quick else [*fast, "whole"]
     )
@@ -206,9 +224,10 @@ def main() -> None:
             usual = setting.batch == 1 and setting.mean_flow_steps == 1
             found = list(contenders(path, folder, setting, options.backends, machine.device, usual=usual))
             rows += timed_rows(found, setting, machine, cost, options)
+            with written_whole(options.out) as whole:  # after each setting: what is measured is not lost
+                whole.write_text(json.dumps({"environment": facts, "rows": rows}, indent=1) + "\n")
             print(f"{len(rows)} rows, last {setting}", flush=True)
-    print(table(rows))
-    options.out.write_text(json.dumps({"environment": facts, "rows": rows}, indent=1, default=str) + "\n")
+    print(table(rows), markdown(rows), sep="\n\n")
     quality = json.loads(options.quality.read_text()) if options.quality else []
     if options.plot:
         plot(rows, quality, options.plot)
