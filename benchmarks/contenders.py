@@ -188,7 +188,8 @@ def _peer_unet(module: UNet, spec: ModelSpec, device: torch.device, dtype: torch
     config: dict[str, Any] = {key: value for key, value in module.unet.config.items() if not key.startswith("_")}
     side = spec.shape[-1] // module.fold.downscale_factor
     config |= {"in_channels": config["out_channels"], "sample_size": side, "class_embed_type": None}
-    return UNet2DModel(**config).eval().requires_grad_(False).to(device, dtype)
+    unet: Any = UNet2DModel(**config)  # whose method ``to`` has a type of its own
+    return unet.eval().requires_grad_(False).to(device=device, dtype=dtype)
 
 
 def _peer(peer: str, unet: UNet2DModel, setting: Setting, steps: int) -> Call:
