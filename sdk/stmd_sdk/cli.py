@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
@@ -52,42 +57,44 @@ def sample(
     first: First = 0,
     batch_size: Annotated[int | None, typer.Option(help="Samples at once; the result does not depend on it.")] = None,
     device: Device = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .png picture, or an .npz file with array x.")] = Path(
-        "samples.png"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="A .png picture, an .npz with array x, a .tar for WebDataset shards, or a folder."
+        ),
+    ] = Path("samples.png"),
 ) -> None:
-    """Draw samples into a picture or an .npz file.
+    """Draw samples into a picture, a folder, an .npz file or WebDataset shards.
+
+    All but the picture are written while they are drawn; the same command goes on where a run stopped. Under
+    torchrun or accelerate launch each process draws its share.
 
     [dim]stmd sample[/dim]
     [dim]stmd sample -m digits -n 100 --steps 1 --seed 0 -o digits.png[/dim]
-    [dim]stmd sample -m runs/mnist/model.safetensors -n 1000 -o draws.npz[/dim]
+    [dim]stmd sample -m runs/mnist/model.safetensors -n 50000 --seed 0 -o draws.npz[/dim]
+    [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
     """
     with exit_on_error():
-        _check_out(out, (".png", ".npz"))
-        if Path(model).suffix == ".onnx" and _is_whole(Path(model)):
-            if steps is not None or mean_flow_steps != 1 or device is not None:
-                raise InvalidArgumentError(
-                    f"{model} holds its steps and runs on the CPU: leave out what says otherwise"
-                )
-            _sample_whole(Path(model), n, seed, first, batch_size, out)
-            return
-        sampler, seed = _open(model, device, seed)
-        grid = _parse_steps(steps)
-        started = time.perf_counter()
-        x = sampler.sample(
-            n,
-            inference_steps=grid,
-            mean_flow_steps=mean_flow_steps,
-            seed=seed,
-            first=first,
-            batch_size=batch_size,
-            progress=True,
-        )
+        from .stream import Run, open_output, process, run_seed, stream  # noqa: PLC0415
+
+        if out.suffix == ".png":
+            _check_out(out, (".png",))
+            drawer = _drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
+            seed, drawn = secrets.randbelow(2**31) if seed is None else seed, n
+            started = time.perf_counter()
+            _save_picture(_picture(drawer.draw(seed, first, n)), out)
+        else:
+            output = open_output(out, process()[1])
+            drawer = _drawer(model, steps, mean_flow_steps, device, batch_size, progress=False)
+            seed = run_seed(output, process()[1]) if seed is None else seed
+            run = Run(drawer.digest, drawer.shape, drawer.facts, seed, first, n)
+            started = time.perf_counter()
+            drawn = stream(lambda start, count: drawer.draw(seed, start, count), run, output, show=True)
         seconds = time.perf_counter() - started
-        _write(x, out)
-        facts = _describe(sampler, grid, mean_flow_steps)
-        console.print(f"{n} samples of {sampler.spec.name}: {facts}, seed {seed}, samples {first} to {first + n - 1}")
-        console.print(f"{seconds:.2f} s on {sampler.device}, {n / seconds:.1f} samples a second, written to {out}")
+        console.print(
+            f"{drawn} samples of {drawer.name}: {drawer.facts}, seed {seed}, samples {first} to {first + n - 1}"
+        )
+        console.print(f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}")
 
 
 @app.command()
@@ -104,7 +111,7 @@ def trajectory(
     """Draw how samples come to be: a row of x_0 draws, then a row of the x_s they lead to, for each step."""
     with exit_on_error():
         _check_out(out, (".png",))
-        sampler, seed = _open(model, device, seed)
+        sampler, seed = _open(model, device), secrets.randbelow(2**31) if seed is None else seed
         if len(sampler.spec.shape) != 3:
             raise InvalidArgumentError(f"trajectories of {sampler.spec.name} are no images; use Sampler.trajectory")
         import torch  # noqa: PLC0415
@@ -158,33 +165,83 @@ def doctor() -> None:
 app.command()(certify)
 
 
+@final
+@dataclass(frozen=True)
+class _Drawer:
+    """A model opened for drawing: ``draw(seed, first, n)``, and what the command says of it."""
+
+    draw: Callable[[int, int, int], NDArray[np.float32]]
+    name: str
+    shape: tuple[int, ...]
+    facts: str
+    device: str
+    digest: str
+
+
+def _drawer(
+    model: str, steps: str | None, mean_flow_steps: int, device: str | None, batch_size: int | None, *, progress: bool
+) -> _Drawer:
+    path = Path(model)
+    if path.suffix == ".onnx" and _is_whole(path):
+        if steps is not None or mean_flow_steps != 1 or device is not None:
+            raise InvalidArgumentError(f"{model} holds its steps and runs on the CPU: leave out what says otherwise")
+        return _whole_drawer(path, batch_size)
+    from .checkpoint import resolve_model  # noqa: PLC0415
+
+    grid, sampler = _parse_steps(steps), _open(model, device)
+
+    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
+        return (
+            sampler.sample(
+                n,
+                inference_steps=grid,
+                mean_flow_steps=mean_flow_steps,
+                seed=seed,
+                first=first,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            .cpu()
+            .numpy()
+        )
+
+    spec, facts = sampler.spec, _describe(sampler, grid, mean_flow_steps)
+    return _Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), _digest(resolve_model(model)))
+
+
+def _whole_drawer(path: Path, batch_size: int | None) -> _Drawer:
+    """A whole-sampler file: NumPy and ONNX Runtime, no PyTorch."""
+    from .runner import WholeSampler  # noqa: PLC0415
+
+    sampler = WholeSampler.open(path)
+
+    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
+        return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
+
+    facts = f"{sampler.inference_steps} inference steps"
+    return _Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", _digest(path))
+
+
 def _is_whole(path: Path) -> bool:
     from .runner import is_whole_sampler  # noqa: PLC0415
 
     return is_whole_sampler(path)
 
 
-def _sample_whole(path: Path, n: int, seed: int | None, first: int, batch_size: int | None, out: Path) -> None:
-    """Draw from a whole-sampler file: NumPy and ONNX Runtime, no PyTorch."""
-    import secrets  # noqa: PLC0415
-
-    from .runner import WholeSampler  # noqa: PLC0415
-
-    seed = secrets.randbelow(2**31) if seed is None else seed
-    sampler = WholeSampler.open(path)
-    started = time.perf_counter()
-    x = sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
-    seconds = time.perf_counter() - started
-    _write(x, out)
-    console.print(f"{n} samples of {sampler.name}: {sampler.inference_steps} inference steps, seed {seed}")
-    console.print(f"{seconds:.2f} s on the CPU, {n / seconds:.1f} samples a second, written to {out}")
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(model: str, device: str | None, seed: int | None) -> tuple[Sampler, int]:
-    from .noise import fresh_seed  # noqa: PLC0415
+def _open(model: str, device: str | None) -> Sampler:
+    """Each process of torchrun takes the GPU of its LOCAL_RANK, where there are GPUs."""
+    import torch  # noqa: PLC0415
+
     from .sampler import Sampler  # noqa: PLC0415
 
-    return Sampler.from_pretrained(model, device=device), fresh_seed() if seed is None else seed
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    return Sampler.from_pretrained(model, device=device)
 
 
 def _parse_steps(text: str | None) -> int | list[float] | None:
@@ -198,7 +255,8 @@ def _parse_steps(text: str | None) -> int | list[float] | None:
 
 def _describe(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int) -> str:
     count = len(steps) - 1 if isinstance(steps, list) else steps or sampler.spec.default_inference_steps
-    return f"{count} inference steps x {mean_flow_steps} Mean Flow steps"
+    times = f" at {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
+    return f"{count} inference steps{times} x {mean_flow_steps} Mean Flow steps"
 
 
 def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
@@ -209,17 +267,10 @@ def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
     check_writable(out)
 
 
-def _write(x: Tensor | NDArray[np.float32], out: Path) -> None:
-    import numpy as np  # noqa: PLC0415
-
-    from .files import written_whole  # noqa: PLC0415
+def _picture(x: NDArray[np.float32]) -> Image.Image:
     from .images import grid  # noqa: PLC0415
 
-    if out.suffix == ".png":
-        _save_picture(grid(x), out)
-        return
-    with written_whole(out) as path:
-        np.savez_compressed(path, x=x if isinstance(x, np.ndarray) else x.cpu().numpy())
+    return grid(x)
 
 
 def _save_picture(picture: Image.Image, out: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checkpoint import load_model, resolve_model
 from .checks import check_integer
+from .chunks import in_chunks, rows_at_once
 from .errors import CheckpointError, DeviceError, InvalidArgumentError
 from .noise import Noise, fresh_seed
 from .posterior import Network, Posterior
@@ -28,7 +29,7 @@ __all__ = ["Sampler", "Steps", "resolve_device", "reverse_sde", "time_grid"]
 Steps = int | Sequence[float] | None
 """Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None: the default."""
 
-BATCH = 256  # rows at once where the user gives no batch size
+BUCKET = 16  # rows of a batch-invariant evaluation
 MAX_STEPS = 2**20  # times are float32, which tells no finer grid apart
 logger = logging.getLogger("stmd_sdk")
 
@@ -128,28 +129,36 @@ class Sampler:
         seed: int | Noise | None = None,
         first: int = 0,
         batch_size: int | None = None,
+        batch_invariant: bool = False,
         progress: bool = False,
     ) -> Float[Tensor, "n *d"]:
         """Draw samples ``first`` to ``first + n - 1`` of ``seed``: float32 on the device, images in [-1, 1].
 
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``, up to the rounding of the
-        network's sums, which depends on the batch. With ``inference_steps`` N and ``mean_flow_steps`` M it
-        costs N x M network evaluations a sample. A ``Noise`` as seed names its samples itself.
+        network's sums, which depends on the batch. With ``batch_invariant`` it is the same bit for bit: whole
+        buckets of 16 neighbours are drawn in place of ``batch_size`` rows, so that sample k is always row
+        k mod 16 of 16, and those not asked for are dropped. ``batch_size`` None takes what fits in memory.
+        With ``inference_steps`` N and ``mean_flow_steps`` M it costs N x M network evaluations a sample. A
+        ``Noise`` as seed names its samples itself.
         """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
-        size = BATCH if batch_size is None else check_integer("batch_size", batch_size, 1)
+        size = self._rows_at_once if batch_size is None else check_integer("batch_size", batch_size, 1)
         self.spec.codec.prepare(self.spec.shape)
-        noise = self._noise(seed, n, first)
-        n = len(noise)
-        chunks: list[Tensor] = []
-        with progress_bar("sampling", math.ceil(n / size) * (len(times) - 1), "step", progress) as advance:
-            for start in range(0, n, size):
-                rows = noise[start : start + size]
-                for t, x_t, _ in reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, rows):
+        noise, kept = self._noise(seed, n, first), slice(None)
+        if batch_invariant:
+            if isinstance(seed, Noise):
+                raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
+            noise, kept, size = *_whole_buckets(noise), BUCKET
+        with progress_bar("sampling", math.ceil(len(noise) / size) * (len(times) - 1), "step", progress) as advance:
+
+            def draw(rows: slice) -> Tensor:
+                for t, x_t, _ in reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise[rows]):
                     advance()
                     if t == 0:
-                        chunks.append(self.spec.codec.decode(x_t))
-        return torch.cat(chunks)
+                        return self.spec.codec.decode(x_t)
+                raise AssertionError("a grid of times ends with 0")
+
+            return in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
 
     def trajectory(
         self,
@@ -206,9 +215,16 @@ class Sampler:
         noise = self._noise(seed, len(x_t), 0).fold(1).draws(draws)
         posterior = self._posterior(mean_flow_steps)
         x_t, t = x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws)
-        chunks = [slice(start, start + BATCH) for start in range(0, len(t), BATCH)]
-        x_0 = torch.cat([posterior(x_t[rows], t[rows], noise[rows]) for rows in chunks])
+
+        def draw(rows: slice) -> Tensor:
+            return posterior(x_t[rows], t[rows], noise[rows])
+
+        x_0 = in_chunks(draw, len(t), self._rows_at_once, shrink=True)
         return x_0.reshape(draws, -1, *self.spec.shape)
+
+    @property
+    def _rows_at_once(self) -> int:
+        return rows_at_once(self.spec.shape, self.device)
 
     def _prepare(self, inference_steps: Steps, mean_flow_steps: int) -> tuple[list[float], Posterior]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
@@ -263,6 +279,14 @@ def _check_options(path: Path, dtype: torch.dtype, compile: bool) -> None:
         raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
     if path.suffix in (".onnx", ".engine") and compile:
         raise InvalidArgumentError(f"{path} holds no PyTorch module to compile; leave out compile=True")
+
+
+def _whole_buckets(noise: Noise) -> tuple[Noise, slice]:
+    """The key of all samples of the buckets that consecutive samples lie in, and where these are among them."""
+    first, n = int(noise.indices[0]), len(noise)
+    before, after = first % BUCKET, -(first + n) % BUCKET
+    whole = Noise.of(noise.seed, before + n + after, first=first - before, device=noise.indices.device)
+    return whole, slice(before, before + n)
 
 
 def _times(t: Any, n: int, device: torch.device) -> Tensor:

@@ -43,6 +43,14 @@ def test_the_sampler_draws_the_same_images_from_either_file(exported, name):
         assert (drawn[0] - drawn[1]).abs().max() <= 1e-4
 
 
+def test_batch_invariant_samples_of_a_session_are_bit_equal(exported):
+    sampler = Sampler.from_pretrained(exported("unet").onnx, device="cpu")
+    batch = sampler.sample(24, inference_steps=2, seed=4, batch_invariant=True)
+    for first, n, size in ((7, 1, None), (15, 5, 2), (0, 24, 64)):
+        part = sampler.sample(n, inference_steps=2, seed=4, first=first, batch_size=size, batch_invariant=True)
+        assert torch.equal(part, batch[first : first + n])
+
+
 @pytest.mark.parametrize("objective", ["meanflow", "ddpm"])
 def test_the_other_objectives_round_trip(exported, objective):
     made = exported("mlp", objective=objective)

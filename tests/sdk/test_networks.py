@@ -144,6 +144,14 @@ def test_the_dits_attention_is_scaled_dot_product_attention():
     assert torch.allclose(attention(x), attention.leave(heads.transpose(1, 2).flatten(2)))
 
 
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_inference_modes_fused_attention_is_the_plain_one(kind):
+    network, (x, times) = _build(kind), _inputs(kind)
+    with torch.inference_mode():
+        fused = network(x, times)
+    assert torch.allclose(fused, network(x, times), rtol=0, atol=1e-12)
+
+
 def test_every_patch_has_its_own_position_and_neighbours_are_nearest():
     grid = positions(6, 9, 32)
     distance = torch.cdist(grid, grid) + 1e3 * torch.eye(54)

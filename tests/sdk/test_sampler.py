@@ -12,6 +12,7 @@ import torch
 
 from stmd_sdk import CheckpointError, DeviceError, InvalidArgumentError, ModelSpec, Noise, Sampler, VPSchedule
 from stmd_sdk.checkpoint import save_model
+from stmd_sdk.chunks import rows_at_once
 from stmd_sdk.codec import PixelCodec, VectorCodec
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.sampler import resolve_device
@@ -176,6 +177,61 @@ def test_a_sample_of_a_real_network_is_the_same_up_to_rounding_and_in_another_pr
     assert run.stdout.strip() == hashlib.sha256(batch.numpy().tobytes()).hexdigest()
 
 
+def test_batch_invariant_samples_are_bit_equal_whatever_batch_they_are_drawn_in(model_path):
+    sampler = Sampler.from_pretrained(model_path, device="cpu")
+    batch = sampler.sample(40, inference_steps=2, seed=4, batch_invariant=True)
+    assert torch.allclose(batch, sampler.sample(40, inference_steps=2, seed=4), atol=1e-5)
+    for first, n, size in ((0, 1, None), (15, 2, None), (7, 33, 5), (39, 1, 1), (0, 40, 64)):
+        part = sampler.sample(n, inference_steps=2, seed=4, first=first, batch_size=size, batch_invariant=True)
+        assert torch.equal(part, batch[first : first + n])
+    last = sampler.sample(1, inference_steps=1, seed=4, first=2**32 - 1, batch_invariant=True)
+    assert torch.allclose(last, sampler.sample(1, inference_steps=1, seed=4, first=2**32 - 1), atol=1e-5)
+
+
+def test_a_batch_invariant_evaluation_has_sixteen_rows_each_sample_always_in_the_same():
+    seen = []
+
+    def network(x, times):
+        seen.append(x[:, :4])
+        return x[:, :4]
+
+    sampler = Sampler(network, _vectors(), CPU)
+    sampler.sample(40, inference_steps=1, seed=0, batch_invariant=True)
+    sampler.sample(3, inference_steps=1, seed=0, first=18, batch_size=2, batch_invariant=True)
+    assert [len(x) for x in seen] == [16] * 4
+    assert torch.equal(seen[3], seen[1])
+
+
+def test_chunks_shrink_where_memory_runs_out_unless_their_size_was_asked_for():
+    sizes = []
+
+    def network(x, times):
+        sizes.append(len(x))
+        if len(x) > 10:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+        return x[:, :4]
+
+    sampler = Sampler(network, _vectors(), CPU)
+    drawn = sampler.sample(64, inference_steps=1, seed=0)
+    assert sizes == [64, 32, 16] + [8] * 8
+    assert torch.equal(drawn, sampler.sample(64, inference_steps=1, seed=0, batch_size=8))
+    with pytest.raises(DeviceError, match="11 samples at once do not fit in memory; give a smaller batch_size"):
+        sampler.sample(64, inference_steps=1, seed=0, batch_size=11)
+
+
+def test_other_errors_of_a_network_are_its_own():
+    def network(x, times):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        Sampler(network, _vectors(), CPU).sample(64, seed=0)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((2,), 4096), ((1, 8, 8), 1024), ((1, 28, 28), 64), ((3, 1024, 1024), 1)])
+def test_without_a_batch_size_the_state_of_a_chunk_is_bounded(shape, rows):
+    assert rows_at_once(shape, CPU) == rows
+
+
 def test_without_a_seed_the_fresh_one_is_reported_and_gives_the_same(caplog):
     sampler = _toy()
     with caplog.at_level(logging.INFO, logger="stmd_sdk"):
@@ -317,13 +373,15 @@ def test_counts_may_be_numpys_and_grids_arrays_tensors_or_whole_numbers(as_users
         ({"first": 2**32 - 1}, "the last possible is 4294967295"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"batch_size": 1.5}, "batch_size must be an integer"),
+        ({"batch_size": 0, "batch_invariant": True}, "batch_size must be"),
+        ({"seed": Noise.of(0, 4), "batch_invariant": True}, "batch_invariant needs a seed that is an integer"),
     ],
 )
 def test_senseless_arguments_of_a_run_are_refused(as_users_call, arguments, says):
     run = {"n": 4, "seed": 0} | arguments
     with pytest.raises(InvalidArgumentError, match=says):
         _toy().sample(run.pop("n"), **run)
-    if "batch_size" not in arguments:
+    if not arguments.keys() & {"batch_size", "batch_invariant"}:
         run = {"n": 4, "seed": 0} | arguments
         with pytest.raises(InvalidArgumentError, match=says):
             _toy().trajectory(run.pop("n"), **run)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from diffusers.models.attention_processor import Attention, AttnProcessor
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.models.unets.unet_2d import UNet2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,14 +15,15 @@ __all__ = ["UNet"]
 
 
 class ContiguousAttention:
-    """Plain attention with a contiguous result: both have forward-mode derivatives, fused kernels do not.
+    """Attention with a contiguous result: plain where derivatives or a graph are taken, fused in inference mode.
 
-    Without it the activations behind an attention layer are channels-last, for which GroupNorm has no
-    forward-mode rule.
+    Plain attention has forward-mode derivatives and exports to every runtime, the fused kernel has neither, but
+    it never writes the weights [b, tokens, tokens] down. Contiguous, because the activations behind an
+    attention layer would else be channels-last, for which GroupNorm has no forward-mode rule.
     """
 
     def __init__(self) -> None:
-        self.plain = AttnProcessor()
+        self.plain, self.fused = AttnProcessor(), AttnProcessor2_0()
 
     def __call__(
         self,
@@ -32,7 +34,8 @@ class ContiguousAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         """Attend as diffusers does, which passes these arguments by name."""
-        return self.plain(attn, hidden_states, encoder_hidden_states, attention_mask, temb).contiguous()
+        attend = self.fused if torch.is_inference_mode_enabled() else self.plain
+        return attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb).contiguous()
 
 
 class UNet(nn.Module):
@@ -63,4 +66,6 @@ class UNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
         """Evaluate the network. UNet2DModel's own timestep stays 0: all times enter through the embedding."""
-        return self.unfold(self.unet(self.fold(x), 0, class_labels=self.embed(times)).sample)
+        # A tensor made on the device: from the number 0 diffusers would copy one there in each call.
+        zero = torch.zeros(1, dtype=torch.long, device=x.device)
+        return self.unfold(self.unet(self.fold(x), zero, class_labels=self.embed(times)).sample)

@@ -1,0 +1,237 @@
+"""What a sample costs: the SDK's backends beside diffusers' pipelines and beside what the machine could do.
+
+    python benchmarks/latency.py                       # some settings, under three minutes on two cores
+    python benchmarks/latency.py --quick               # one small model, under a minute
+    python benchmarks/latency.py --full --models unet-mnist unet-cifar10 --batches 1 64
+    python benchmarks/latency.py --plot latency.png --quality quality.json
+
+Runs on a GPU where there is one, else on the CPU, and says so first. A model is a bundled name or a network preset
+with random weights. All contenders of one setting take turns, so that a drifting clock hits them alike, and each
+round has noise of its own. With one thread on a CPU the figures are processor time, which other work on the machine
+does not lengthen, else wall time; the JSON has both. A quality JSON is a list of rows with contender, evaluations
+and quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from contenders import BACKENDS, PEERS, PRECISIONS, Contender, Setting, checkpoint, contenders
+from measuring import (
+    Machine,
+    environment,
+    evaluation_cost,
+    interleaved,
+    launches,
+    measured_machine,
+    peak_memory,
+    ratio_clock,
+    summary,
+)
+
+from stmd_sdk.checkpoint import load_model
+from stmd_sdk.files import written_whole
+
+Row = dict[str, Any]
+COLUMNS = "model batch N M contender NFE median_ms p95 p99 first_ms build_s MB us/NFE us/sample overhead floor spread"
+ONCE = 1000  # evaluations from which one call is enough: the average is in it
+
+
+def grid(options: argparse.Namespace) -> list[Setting]:
+    """The settings of a run. By default one step and four at batch 1, and larger batches at four."""
+    if options.full:
+        steps, flows = options.steps or [1, 2, 4, 8], options.mean_flow_steps or [1, 2]
+        batches, precisions = options.batches or [1, 4, 16, 64, 256], options.precisions or list(PRECISIONS)
+    else:
+        steps, flows = options.steps or [4], options.mean_flow_steps or [1]
+        batches, precisions = options.batches or ([1, 16] if options.quick else [1, 64]), options.precisions
+    cells = product(options.models, precisions or ["float32"], batches, steps, flows)
+    return [Setting(*cell) for cell in cells]
+
+
+def timed_rows(
+    found: list[Contender], setting: Setting, machine: Machine, cost: tuple[float, float], options: argparse.Namespace
+) -> list[Row]:
+    """Time the contenders of one setting in turns, and each long one by itself, once."""
+    turns = [each for each in found if each.evaluations < ONCE]
+    first, taken = interleaved([each.call for each in turns], machine.device, options.rounds, options.budget)
+    results: list[tuple[Contender, float | None, list[tuple[float, float]]]] = [*zip(turns, first, taken, strict=True)]
+    for each in found:
+        if each.evaluations >= ONCE:
+            _, times = interleaved([each.call], machine.device, 1, warm=False)
+            results.append((each, None, times[0]))
+    clock = ratio_clock(machine.device)
+    chosen = {each.name: [times[clock] for times in rounds] for each, _, rounds in results}
+    rows: list[Row] = []
+    for each, first_call, rounds in results:
+        flops, moved = cost
+        once = each.evaluations >= ONCE
+        started = launches(each.call) if machine.device.type == "cuda" and not once else 0
+        floor = machine.floor(each.evaluations * flops, each.evaluations * moved, started)
+        spent = summary(chosen[each.name])
+        rows.append(
+            asdict(setting)
+            | {
+                "contender": each.name,
+                "evaluations": each.evaluations,
+                "rounds": len(rounds),
+                "seconds": spent,
+                "wall_seconds": summary([wall for wall, _ in rounds]),
+                "first_call_seconds": first_call,
+                "build_seconds": each.build,
+                "peak_bytes": None if once else peak_memory(each.call, machine.device),
+                "launches": started,
+                "overhead": overhead(chosen, each),
+                "of_floor": floor / spent["median"],
+            }
+        )
+    return rows
+
+
+def overhead(chosen: dict[str, list[float]], each: Contender) -> float | None:
+    """The median over rounds of a call over its bare evaluations in the same round, less one."""
+    if each.bare is None:
+        return None
+    pairs = zip(chosen[each.name], chosen[each.bare], strict=True)
+    return summary([whole / bare for whole, bare in pairs])["median"] - 1
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as text."""
+    lines: list[list[str]] = [list(COLUMNS.split())]
+    for row in rows:
+        spent, first, memory = row["seconds"], row["first_call_seconds"], row["peak_bytes"]
+        lines.append(
+            [
+                row["model"] + ("" if row["precision"] == "float32" else f" {row['precision']}"),
+                *(str(row[key]) for key in ("batch", "inference_steps", "mean_flow_steps", "contender", "evaluations")),
+                *(f"{spent[key] * 1e3:.1f}" for key in ("median", "p95", "p99")),
+                "-" if first is None else f"{first * 1e3:.0f}",
+                f"{row['build_seconds']:.1f}",
+                "-" if memory is None else f"{memory / 1e6:.1f}",
+                f"{spent['median'] / row['evaluations'] * 1e6:.0f}",
+                f"{spent['median'] / row['batch'] * 1e6:.0f}",
+                "-" if row["overhead"] is None else f"{row['overhead']:+.1%}",
+                f"{row['of_floor']:.0%}",
+                f"{spent['spread']:.0%}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def markdown(rows: list[Row]) -> str:
+    """The README's table: median milliseconds a batch, and how often that fits into DDIM's at equal evaluations."""
+    batches = sorted({row["batch"] for row in rows})
+    cells = {(row["contender"], row["evaluations"], row["batch"]): row["seconds"]["median"] for row in rows}
+    nfe = rows[0]["evaluations"]
+    equal = {batch: cells.get((f"diffusers ddim, {nfe} steps", nfe, batch)) for batch in batches}
+    lines = ["| contender | evaluations | " + " | ".join(f"batch {batch}" for batch in batches) + " |"]
+    lines.append("|---" * (2 + len(batches)) + "|")
+    for contender, evaluations in dict.fromkeys((row["contender"], row["evaluations"]) for row in rows):
+        texts: list[str] = []
+        for batch in batches:
+            spent, peer = cells.get((contender, evaluations, batch)), equal[batch]
+            ratio = f", {peer / spent:.3g}×" if spent and peer else ""
+            texts.append(f"{spent * 1e3:.4g} ms{ratio}" if spent else "not measured")
+        lines.append(f"| {contender} | {evaluations} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], quality: list[Row], path: Path) -> None:
+    """Latency against batch for each contender; quality against latency at the first batch where there is any."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, panels = plt.subplots(1, 2, figsize=(14, 5))
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        name = f"{row['model']}, {row['contender']}, NFE {row['evaluations']}, {row['precision']}"
+        lines.setdefault(name, []).append(row)
+    for name, points in lines.items():
+        milliseconds = [row["seconds"]["median"] * 1e3 for row in points]
+        panels[0].plot([row["batch"] for row in points], milliseconds, "o-", label=name)
+    panels[0].set(xscale="log", yscale="log", xlabel="batch", ylabel="milliseconds a batch, median")
+    panels[0].legend(fontsize=6)
+    found = {(mark["contender"], mark["evaluations"]): mark["quality"] for mark in quality}
+    for row in rows:
+        key = row["contender"], row["evaluations"]
+        if row["batch"] == rows[0]["batch"] and key in found:
+            spot = row["seconds"]["median"] * 1e3, found[key]
+            panels[1].plot(*spot, "o")
+            panels[1].annotate(f"{key[0]}, NFE {key[1]}", spot, fontsize=6)
+    panels[1].set(xscale="log", xlabel=f"milliseconds, batch {rows[0]['batch']}", ylabel="quality")
+    panels[1].set_visible(bool(quality))
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true")
+    size.add_argument("--full", action="store_true")
+    parser.add_argument("--models", nargs="+", default=None)
+    parser.add_argument("--backends", nargs="+", choices=[*BACKENDS, *PEERS], default=None)
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=None)
+    parser.add_argument("--batches", nargs="+", type=int, default=None)
+    parser.add_argument("--steps", nargs="+", type=int, default=None, help="N")
+    parser.add_argument("--mean-flow-steps", nargs="+", type=int, default=None, help="M")
+    parser.add_argument("--rounds", type=int, default=30, help="at most so many timed calls")
+    parser.add_argument("--budget", type=float, default=None, help="seconds of rounds in one setting; three at least")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("latency.json"))
+    parser.add_argument("--plot", type=Path, default=None)
+    parser.add_argument("--quality", type=Path, default=None)
+    options = parser.parse_args(arguments)
+    cuda = options.device != "cpu"
+    options.models = options.models or (["mnist"] if options.quick else ["unet-mnist", *["unet-cifar10"] * cuda])
+    fast = ["eager", "onnx", *PEERS]
+    options.backends = options.backends or (
+        [*BACKENDS, *PEERS] if options.full else fast if options.quick else [*fast, "whole"]
+    )
+    options.budget = options.budget or (5.0 if options.quick else 12.0)
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    torch.set_num_threads(options.threads)
+    machine = measured_machine(torch.device(options.device))
+    facts = environment(machine)
+    print(f"{machine.device.type.upper()}: {facts['device']}, {options.threads} threads, load {facts['load_average']}")
+    print(f"measured peak {machine.flops / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = {model: checkpoint(model, folder) for model in options.models}
+        for setting in grid(options):
+            path = paths[setting.model]
+            spec, module = load_model(path)
+            x = torch.zeros(setting.batch, spec.in_channels, *spec.shape[1:])
+            cost = evaluation_cost(module, x, torch.zeros(setting.batch, spec.times))
+            usual = setting.batch == 1 and setting.mean_flow_steps == 1
+            found = list(contenders(path, folder, setting, options.backends, machine.device, usual=usual))
+            rows += timed_rows(found, setting, machine, cost, options)
+            with written_whole(options.out) as whole:  # after each setting: what is measured is not lost
+                whole.write_text(json.dumps({"environment": facts, "rows": rows}, indent=1) + "\n")
+            print(f"{len(rows)} rows, last {setting}", flush=True)
+    print(table(rows), markdown(rows), sep="\n\n")
+    quality = json.loads(options.quality.read_text()) if options.quality else []
+    if options.plot:
+        plot(rows, quality, options.plot)
+
+
+if __name__ == "__main__":
+    main()

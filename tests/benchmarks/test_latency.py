@@ -1,0 +1,102 @@
+"""The latency benchmark: its arithmetic, its table, its grid, and one small run of the command."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def module(name):
+    return importlib.import_module(name)
+
+
+def test_the_floor_is_the_largest_of_arithmetic_traffic_and_launches():
+    machine = module("measuring").Machine(CPU, flops=100.0, bandwidth=10.0, launch=2.0)
+    assert machine.floor(400, 10, 1) == 4
+    assert machine.floor(100, 50, 1) == 5
+    assert machine.floor(100, 10, 3) == 6
+
+
+def test_a_linear_layer_costs_two_flops_a_weight_and_its_bytes():
+    layer = torch.nn.Linear(6, 5, bias=False)
+    product = layer.forward
+    layer.forward = lambda x, times: product(x)
+    assert module("measuring").evaluation_cost(layer, torch.zeros(7, 6), torch.zeros(7, 3)) == (
+        2 * 7 * 6 * 5,
+        4 * (6 * 5 + 7 * 6 + 7 * 3 + 7 * 5),
+    )
+
+
+def test_calls_take_turns_after_one_of_each_that_is_not_counted():
+    order = []
+    calls = [lambda: order.append("a"), lambda: order.append("b")]
+    first, taken = module("measuring").interleaved(calls, CPU, 4)
+    assert order == ["a", "b"] * 5
+    assert (len(first), [len(times) for times in taken]) == (2, [4, 4])
+    _, taken = module("measuring").interleaved(calls, CPU, 9, budget=0)
+    assert [len(times) for times in taken] == [3, 3]
+
+
+def test_a_summary_is_quantiles_and_the_spread_of_the_quartiles():
+    found = module("measuring").summary(range(101))
+    assert found == {"median": 50, "p95": 95, "p99": 99, "spread": 1}
+
+
+def test_memory_is_that_of_the_peak():
+    taken = module("measuring").peak_memory(lambda: torch.ones(2**23).sum(), CPU)
+    if taken is None:
+        pytest.skip("this system does not tell")
+    assert taken == pytest.approx(2**25, rel=0.2)
+
+
+def test_overhead_compares_within_a_round():
+    contenders, latency = module("contenders"), module("latency")
+    each = contenders.Contender("a", lambda: None, 4, bare="bare")
+    # The clock slows down tenfold; the overhead stays one tenth.
+    assert latency.overhead({"a": [1.1, 11.0, 5.5], "bare": [1.0, 10.0, 5.0]}, each) == pytest.approx(0.1)
+    assert latency.overhead({"a": [1.0]}, contenders.Contender("a", lambda: None, 4)) is None
+
+
+def test_the_grid_is_what_was_asked_for():
+    latency = module("latency")
+    quick = latency.grid(latency.parsed(["--quick", "--device", "cpu"]))
+    assert [(cell.model, cell.batch, cell.evaluations) for cell in quick] == [("mnist", 1, 4), ("mnist", 16, 4)]
+    asked = latency.grid(latency.parsed(["--models", "digits", "--batches", "3", "--steps", "1", "2"]))
+    assert [(cell.model, cell.batch, cell.inference_steps) for cell in asked] == [("digits", 3, 1), ("digits", 3, 2)]
+    full = latency.grid(latency.parsed(["--full", "--models", "mnist"]))
+    assert len(full) == 3 * 5 * 4 * 2
+
+
+def test_a_small_run_writes_what_it_prints(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "latency.py", "--models", "digits", "--batches", "2"]
+    command += ["--steps", "1", "--rounds", "3", "--threads", "1", "--device", "cpu", "--backends", "eager", "loop"]
+    command += ["ddim", "--out", tmp_path / "x.json", "--plot", tmp_path / "x.png"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("CPU")
+    found = json.loads((tmp_path / "x.json").read_text())
+    names = ["eager", "eager, bare", "plain loop", "diffusers ddim, 1 steps"]
+    assert [row["contender"] for row in found["rows"]] == names
+    for row in found["rows"]:
+        assert row["rounds"] == 3
+        assert 0 < row["seconds"]["median"] <= row["seconds"]["p95"] <= row["seconds"]["p99"]
+        assert f"{row['seconds']['median'] * 1e3:.4g} ms" in run.stdout
+        assert 0 < row["of_floor"] < 1
+    assert found["environment"]["threads"] == 1
+    assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_the_readme_shows_the_stored_run():
+    stored = json.loads((ROOT / "docs" / "latency-cpu.json").read_text())
+    assert module("latency").markdown(stored["rows"]) in (ROOT / "README.md").read_text()
