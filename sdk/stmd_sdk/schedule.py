@@ -53,6 +53,15 @@ class VPSchedule:
         """σ_t of the marginal (15)."""
         return self.variance(t).sqrt()
 
+    def time(self, ratio: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The time at which σ_t / α_t = ``ratio``; 1 where it never gets so large.
+
+        -log α_t = ½ log(1 + ratio²) is a quadratic equation in t.
+        """
+        slope, level = 0.25 * (self.beta_max - self.beta_min), 0.5 * self.beta_min
+        c = 0.5 * torch.log1p(ratio**2)
+        return (2 * c / (level + (level**2 + 4 * slope * c).sqrt())).clamp(max=1)
+
     def marginal(
         self, x_0: Float[Tensor, "b *d"], t: Float[Tensor, " b"], epsilon: Float[Tensor, "b *d"]
     ) -> Float[Tensor, "b *d"]:
