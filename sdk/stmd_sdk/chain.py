@@ -16,7 +16,7 @@ from itertools import count
 from typing import Protocol, final, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import InferenceError, InvalidArgumentError
@@ -25,7 +25,7 @@ from .noise import Noise
 from .operators import GaussianNoise, LinearOperator, Measurement, check_linear
 from .posterior import Posterior
 from .schedule import VPSchedule, expand
-from .weights import log_mean, next_temperature, systematic
+from .weights import log_mean, log_ratio, next_temperature, systematic
 
 __all__ = ["LEVELS", "ChainStep", "FreeNoising", "Noising", "RangeNoising", "metropolis", "noising_for"]
 
@@ -137,13 +137,15 @@ class ChainStep:
     """All chains after a step: their states, log L, the times they went to, and what was accepted.
 
     ``beta`` is the power of the likelihood that the step was reversible for, ``log_evidence`` the estimate of
-    log E[L^β] over the prior; it means something for tempered chains alone.
+    log E[L^β] over the prior; it means something for tempered chains alone. ``roots`` tells which start each chain
+    comes from: tempering drops some and copies others.
     """
 
     x_0: Float[Tensor, "b *d"]
     log_likelihood: Float[Tensor, " b"]
     t: Float[Tensor, " b"]
     accepted: Bool[Tensor, " b"]
+    roots: Int[Tensor, " b"]
     beta: float
     log_evidence: float
 
@@ -164,6 +166,7 @@ def metropolis(
     then moved at the new β (a sequential Monte Carlo sampler, Del Moral et al., 2006). Without it β is 1.
     """
     values = evaluate(log_likelihood, x_0)
+    roots = torch.arange(len(x_0), device=x_0.device)
     beta, log_evidence, refused = (1.0 if tempering is None else 0.0), 0.0, 0
     for k in count():
         step = noise.fold(k)
@@ -173,13 +176,11 @@ def metropolis(
             weights = (raised - beta) * values
             beta, log_evidence = raised, log_evidence + log_mean(weights)
             rows = systematic(weights, step.fold(0))
-            x_0, values = x_0[rows], values[rows]
+            x_0, values, roots = x_0[rows], values[rows], roots[rows]
         t = noising.times(beta, step.fold(1))
         proposed = posterior(noising(x_0, t, step.fold(2)), t, step.fold(3))
         found = evaluate(log_likelihood, proposed)
-        # Of two impossible states none is better: -inf - -inf counts as 0.
-        gain = beta * (found - values).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-        ratio = gain + noising.log_ratio(proposed, t) - noising.log_ratio(x_0, t)
+        ratio = log_ratio(beta, found, values) + noising.log_ratio(proposed, t) - noising.log_ratio(x_0, t)
         accepted = step.fold(4).uniform().log() < ratio
         x_0 = torch.where(expand(accepted, x_0), proposed, x_0)
         values = torch.where(accepted, found, values)
@@ -191,4 +192,4 @@ def metropolis(
                 f"{float(found.max()):.4g}): noise less, as with levels=({float(t.min()) / 2:.2g}, "
                 f"{float(t.min()) / 4:.2g}), start from better samples, or leave tempering on"
             )
-        yield ChainStep(x_0, values, t, accepted, beta, log_evidence)
+        yield ChainStep(x_0, values, t, accepted, roots, beta, log_evidence)

@@ -18,13 +18,13 @@ from .errors import InferenceError, InferenceWarning
 from .noise import Noise
 from .progress import progress_bar
 from .steering import SteeringStep
-from .weights import systematic
+from .weights import effective_roots, systematic
 
 __all__ = ["ChainDraws", "SteeredDraws", "run_chains", "run_particles"]
 
 PROJECTIONS = 8
 MIXED = 1.1  # R̂ above it says that chains disagree
-COLLAPSED = 0.02  # share of effective particles below which weighted means say little
+COLLAPSED = 0.01  # share of the starts below which an ensemble rests on too few families
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -36,7 +36,8 @@ class ChainDraws:
 
     ``acceptance`` is the accepted share by noise level t, of the steps at the full likelihood. ``ess`` and
     ``r_hat`` are the least effective sample size and the largest R̂ over log L and 8 random projections, of those
-    ``steps`` alone; None if there were fewer than 4. ``log_evidence`` is log p(y) of tempered chains, else None.
+    ``steps`` alone; None if there were fewer than 4. Of tempered chains ``log_evidence`` is log p(y), with a standard
+    error of about √(1/roots), and ``roots`` how many of the starts they effectively go back to; else both are None.
     """
 
     samples: Float[Tensor, "n *d"]
@@ -45,6 +46,7 @@ class ChainDraws:
     ess: float | None
     r_hat: float | None
     log_evidence: float | None
+    roots: float | None
     steps: int
 
     @property
@@ -58,7 +60,8 @@ class ChainDraws:
 class SteeredDraws:
     """Weighted draws of p(x_0) exp(reward) and log E[exp(reward)].
 
-    ``ess`` is the effective number of the weighted samples, ``path_ess`` that share before each step's resampling.
+    ``ess`` is how many of the starts the weighted samples effectively go back to: the evidence has a relative error
+    of about √(1/ess). ``path_ess`` is the effective share of the weights before each step's resampling.
     """
 
     samples: Float[Tensor, "n *d"]
@@ -101,8 +104,12 @@ def run_chains(
             InferenceWarning,
             stacklevel=3,
         )
-    evidence = last.log_evidence if tempered else None
-    return ChainDraws(decode(last.x_0), last.log_likelihood, _mean(rates), ess, r_hat, evidence, len(trace))
+    draws, acceptance = decode(last.x_0), _mean(rates)
+    if not tempered:
+        return ChainDraws(draws, last.log_likelihood, acceptance, ess, r_hat, None, None, len(trace))
+    roots = effective_roots(torch.zeros_like(last.log_likelihood), last.roots)
+    _warn_of_collapse(roots, len(draws), "chains", "chains or steps, or a larger tempering")
+    return ChainDraws(draws, last.log_likelihood, acceptance, ess, r_hat, last.log_evidence, roots, len(trace))
 
 
 def run_particles(
@@ -115,17 +122,22 @@ def run_particles(
             advance()
             shares.append(last.ess)
     assert last is not None
-    n = len(last.x_s)
+    n = len(last.x_t)
     if not torch.isfinite(torch.tensor(last.log_evidence)):
         raise InferenceError(f"the reward is -inf for all {n} particles: take more, or a reward that is finite")
-    if last.ess < COLLAPSED or last.ess * n < 2:
+    roots = effective_roots(last.log_weights, last.roots)
+    _warn_of_collapse(roots, n, "particles", "particles or inference steps, or chain, which moves them on")
+    return SteeredDraws(decode(last.x_t), last.log_weights, roots, tuple(shares), last.log_evidence)
+
+
+def _warn_of_collapse(roots: float, n: int, what: str, advice: str) -> None:
+    if roots < max(2.0, COLLAPSED * n):
         warnings.warn(
-            f"the particles have collapsed: {last.ess * n:.1f} of {n} are effective. Take more particles or steps, "
-            "or a chain, which moves them on",
+            f"the ensemble has collapsed: all {n} {what} effectively go back to {roots:.1f} of their starts, and the "
+            f"log-evidence is off by some {(1 / roots) ** 0.5:.1g} or more. Take more {advice}",
             InferenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return SteeredDraws(decode(last.x_s), last.log_weights, last.ess * n, tuple(shares), last.log_evidence)
 
 
 def _statistics(x: Tensor, log_likelihood: Tensor) -> Tensor:

@@ -1,9 +1,15 @@
 """Steering: sequential Monte Carlo along the reverse SDE, with exact one-step draws as look-ahead.
 
-The target is p(x_0) exp(reward(x_0)). A particle is x_t with a draw x_0 ~ p(x_0 | x_t); that draw both tells what the
-particle is worth and leads it through the bridge to x_s, so looking ahead costs nothing. Step k weighs particles
-by G_k = exp(β_k reward(x_0^k) - β_{k-1} reward(x_0^{k-1})), a Feynman-Kac model whose weights telescope to
-exp(reward) of the last x_0 (twisted SMC: Wu et al., 2023, with a draw where they take the posterior's mean).
+The target is p(x_0) exp(reward(x_0)). A particle is a pair (x_t, x_0): a noisy state and what it may become. At power β
+of the reward its law is p(x_t, x_0) exp(β reward(x_0)), twisted at every t by what lies ahead, and three moves keep it:
+
+- raise β to β': weigh by exp((β' - β) reward(x_0)), and resample where too few particles are effective;
+- go on: x_s ~ bridge(x_0, x_t) leaves p(x_s, x_0) exp(β reward(x_0)), for the bridge is q(x_s | x_0, x_t);
+- look ahead again: x_0' ~ p(x_0 | x_s) replaces x_0 with probability min(1, exp(β (reward' - reward))).
+
+A Feynman-Kac model with a reversible move (Del Moral et al., 2006; Wu et al., 2023 twist the steps by a point
+estimate instead). Weights depend on one x_0 alone, so they stay even where two draws of p(x_0 | x_t) differ much in
+reward; at s = 0 the pair is x_0 twice.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from itertools import pairwise
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .checks import check_integer
@@ -22,8 +28,8 @@ from .errors import InvalidArgumentError
 from .guidance import LogLikelihood, evaluate
 from .noise import Noise
 from .posterior import Posterior
-from .schedule import VPSchedule
-from .weights import effective_share, log_mean, next_temperature, systematic
+from .schedule import VPSchedule, expand
+from .weights import effective_share, log_mean, log_ratio, next_temperature, systematic
 
 __all__ = ["SteeringStep", "best_of", "steered_sde"]
 
@@ -31,19 +37,22 @@ __all__ = ["SteeringStep", "best_of", "steered_sde"]
 @final
 @dataclass(frozen=True, eq=False)
 class SteeringStep:
-    """All particles after a step to time ``s``: where they are, the x_0 that led there, and their weights.
+    """All particles on arriving at time ``t``: state, look-ahead, reward, weight, and the start they come from.
 
-    ``ess`` is the effective share of the particles before they were resampled, if they were;
-    ``log_evidence`` estimates log E[exp(β reward)] over the prior, its exponential without bias where β is fixed.
+    ``ess`` is their effective share before they were resampled, if they were; ``accepted`` the share of look-aheads
+    taken. ``log_evidence`` estimates log E[exp(β reward)] over the prior; where the β were fixed beforehand its
+    exponential has no bias.
     """
 
-    s: float
-    x_s: Float[Tensor, "b *d"]
+    t: float
+    x_t: Float[Tensor, "b *d"]
     x_0: Float[Tensor, "b *d"]
+    reward: Float[Tensor, " b"]
     log_weights: Float[Tensor, " b"]
+    roots: Int[Tensor, " b"]
     beta: float
     ess: float
-    resampled: bool
+    accepted: float
     log_evidence: float
 
 
@@ -58,50 +67,44 @@ def steered_sde(
     resample_below: float = 0.5,
     tempering: float | Sequence[float] = 0.5,
 ) -> Iterator[SteeringStep]:
-    """Draw one weighted particle a key; one evaluation of ``posterior`` a step and particle.
+    """Draw one weighted particle a key; one evaluation of ``posterior`` a step and particle, N in all.
 
-    Particles are resampled where their effective share falls below ``resample_below``, never after the last
-    step. ``tempering`` gives the powers β_k: numbers, one a step and 1 at last; or a share of effective particles
-    that raising β may not fall below, except in the last step.
+    ``tempering`` gives the powers β_k at which the N times are left: N rising numbers, 1 at last; or the share of
+    effective particles that raising β may leave, which the last step alone may fall below.
     """
-    x_t = noise.fold(0).normal(*shape)
-    log_weights = x_t.new_zeros(len(x_t))
-    before, beta, base = log_weights, 0.0, 0.0
+    x_t, t_rows = noise.fold(0).normal(*shape), torch.ones(len(noise), device=noise.indices.device)
+    x_0 = posterior(x_t, t_rows, noise.fold(1).fold(0))
+    values, log_weights = evaluate(reward, x_0), x_t.new_zeros(len(x_t))
+    roots = torch.arange(len(x_t), device=x_t.device)
+    beta, base, accepted = 0.0, 0.0, 1.0
     for k, (t, s) in enumerate(pairwise(times), start=1):
-        t_rows, s_rows = x_t.new_full((len(x_t),), t), x_t.new_full((len(x_t),), s)
-        x_0 = posterior(x_t, t_rows, noise.fold(2 * k - 1).fold(0))
-        values = evaluate(reward, x_0)
-        if s > 0:
-            values = _passable(values)
-        beta = _power(tempering, k, s, log_weights - before, values, beta)
-        now = beta * values
-        log_weights = log_weights - before + now
-        ess, evidence = effective_share(log_weights), base + log_mean(log_weights)
-        resampled = ess < resample_below and s > 0
-        if resampled:
-            rows = systematic(log_weights, noise.fold(2 * k - 1).fold(1))
-            x_t, x_0, now = x_t[rows], x_0[rows], now[rows]
-            log_weights, base = torch.zeros_like(log_weights), evidence
-        before = now
+        raised = _power(tempering, k, s, log_weights, values, beta)
+        if raised > beta:  # 0 times -inf is nan
+            log_weights = log_weights + (raised - beta) * values
+        beta, ess, log_evidence = raised, effective_share(log_weights), base + log_mean(log_weights)
+        if ess < resample_below and s > 0:
+            rows = systematic(log_weights, noise.fold(2 * k).fold(1))
+            x_t, x_0, values, roots = x_t[rows], x_0[rows], values[rows], roots[rows]
+            log_weights, base = torch.zeros_like(log_weights), log_evidence
         epsilon = noise.fold(2 * k).normal(*shape) if s > 0 else torch.zeros_like(x_t)
-        x_t = schedule.bridge(x_0, x_t, t_rows, s_rows, epsilon)
-        yield SteeringStep(s, x_t, x_0, log_weights, beta, ess, resampled, evidence)
+        s_rows = torch.full_like(t_rows, s)
+        x_t = schedule.bridge(x_0, x_t, torch.full_like(t_rows, t), s_rows, epsilon)
+        if s > 0:
+            look = posterior(x_t, s_rows, noise.fold(2 * k + 1).fold(0))
+            found = evaluate(reward, look)
+            better = noise.fold(2 * k + 1).fold(1).uniform().log() < log_ratio(beta, found, values)
+            x_0, values = torch.where(expand(better, x_0), look, x_0), torch.where(better, found, values)
+            accepted = float(better.float().mean())
+        yield SteeringStep(s, x_t, x_0, values, log_weights, roots, beta, ess, accepted, log_evidence)
 
 
-def _power(tempering: float | Sequence[float], k: int, s: float, weights: Tensor, values: Tensor, beta: float) -> float:
+def _power(
+    tempering: float | Sequence[float], k: int, s: float, log_weights: Tensor, values: Tensor, beta: float
+) -> float:
     """β_k: that of a fixed list, or the highest that keeps the share."""
     if not isinstance(tempering, int | float):
         return float(tempering[k - 1])
-    if s == 0:
-        return 1.0
-    return next_temperature(weights + beta * values, values, beta, tempering)
-
-
-def _passable(values: Tensor) -> Tensor:
-    """-inf as the lowest finite value: a look ahead must not kill a path whose last x_0 may be possible."""
-    finite = values.isfinite()
-    lowest = values[finite].min() if bool(finite.any()) else values.new_zeros(())
-    return torch.where(finite, values, lowest)
+    return 1.0 if s == 0 else next_temperature(log_weights, values, beta, tempering)
 
 
 def best_of(candidates: Float[Tensor, "nm *d"], reward: LogLikelihood, count: int) -> Float[Tensor, "n *d"]:
