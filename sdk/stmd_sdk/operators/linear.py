@@ -98,9 +98,9 @@ def bicubic(shape: tuple[int, ...], factor: int) -> Separable:
 
 def _bicubic_rows(n: int, factor: int) -> Float[Tensor, "n m"]:
     """The matrix of a one-dimensional reduction from n·factor to n pixels: the image of each unit vector."""
-    unit = torch.eye(n * factor)[:, None, :, None].expand(-1, -1, -1, factor)
-    reduced = torch.nn.functional.interpolate(unit, size=(n, 1), mode="bicubic", antialias=True, align_corners=False)
-    return reduced[:, 0, :, 0].T.contiguous()
+    size = (n * factor, n)
+    unit = torch.eye(n * factor)[None, None]
+    return torch.nn.functional.interpolate(unit, size=size, mode="bicubic", antialias=True)[0, 0].T.contiguous()
 
 
 def _divided(shape: tuple[int, ...], factor: int) -> tuple[int, int]:
