@@ -169,7 +169,7 @@ def test_backends_that_cannot_differentiate_say_so():
         sampler.guided(guide).sample(1, seed=0)
 
 
-def test_bad_conditions_are_refused():
+def test_bad_conditions_are_refused(as_users_call):
     sampler, mask = _images(), Mask(box_mask(SHAPE, 4))
     with pytest.raises(InvalidArgumentError, match="one measurement of shape"):
         sampler.condition(mask, torch.zeros(1, 9, 9))
