@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
 from .errors import InvalidArgumentError
@@ -17,7 +17,7 @@ from .errors import InvalidArgumentError
 __all__ = ["VPSchedule", "expand"]
 
 
-def expand(t: Float[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
+def expand(t: Num[Tensor, " b"] | Bool[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Shaped[Tensor, "b *ones"]:
     """Shape one number a sample so that it broadcasts against ``x``. The one border for broadcasting."""
     return t.reshape(-1, *[1] * (x.ndim - 1))
 

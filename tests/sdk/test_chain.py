@@ -132,13 +132,13 @@ def test_any_likelihood_will_do():
     assert (draws.samples.mean(0) - cut.mean(0)).abs().max() < 0.06
 
 
-def test_a_chain_is_itself_in_any_company_and_the_seed_decides():
+def test_a_chain_is_itself_in_any_company():
     sampler = _prior_sampler()
     draws = [
-        sampler.chain(lambda x: -x.square().sum(1), n, steps=6, levels=(0.5,), tempering=None, seed=4) for n in (4, 8)
+        sampler.chain(lambda x: x[:, 0], n, steps=3, levels=(0.5,), tempering=None, seed=4).samples for n in (4, 8)
     ]
-    torch.testing.assert_close(draws[0].samples, draws[1].samples[:4])
-    assert draws[0].acceptance.keys() == {0.5}
+    torch.testing.assert_close(draws[0], draws[1][:4])
+    assert (draws[1][0] - draws[1][1]).abs().max() > 0.1
 
 
 def test_the_sampler_runs_chains_on_a_posterior_that_it_knows():
@@ -168,21 +168,16 @@ def test_effective_samples_of_an_autoregression_are_known(phi):
 def test_r_hat_sees_chains_that_sit_in_different_places():
     noise = Noise.of(0, 4).normal(200).T[:, :, None]
     apart = noise + torch.tensor([0.0, 0.0, 3.0, 3.0])[:, None]
-    assert float(split_r_hat(apart)) > 1.5
-    # Between-chain variance 3 over within 1: R̂² = (1 + 3) / 1 for means 0, 0, 3, 3 of eight halves is 3.57.
+    # The eight halves have means 0, 0, 3, 3 twice, of variance 2.25 · 8 / 7 beside 1 within.
     assert float(split_r_hat(apart)) == pytest.approx(math.sqrt(1 + 2.25 * 8 / 7), rel=0.05)
 
 
 def test_resampling_is_unbiased_and_keeps_whole_numbers():
     log_weights = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
-    assert (
-        systematic(log_weights.repeat(2), Noise.of(0, 1)).bincount(minlength=8).tolist() == [2, 1, 0, 1, 2, 1, 1, 0]
-        or True
-    )
-    counts = torch.stack([systematic(log_weights, Noise.of(seed, 1)).bincount(minlength=4) for seed in range(2000)])
+    counts = torch.stack([systematic(log_weights, Noise.of(seed, 1)).bincount(minlength=4) for seed in range(500)])
     assert (counts[:, 0] == 2).all()
     assert (counts[:, 1] == 1).all()
-    assert float(counts[:, 2].float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / 2000**0.5)
+    assert float(counts[:, 2].float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / 500**0.5)
 
 
 def test_the_next_temperature_keeps_the_share_and_families_are_counted():
@@ -200,7 +195,7 @@ def test_failures_are_told_with_their_figures():
     start = torch.zeros(4, 4)
     with pytest.raises(InferenceError, match=r"none of 4 chains accepted in 20 steps at t from 0\.5.*levels=\(0\.25"):
         sampler.chain(lambda x: -1e6 * x.square().sum(1), 4, levels=(0.5,), tempering=None, start=start, seed=0)
-    with pytest.raises(InferenceError, match="NaN or .inf for 4 of 4"):
+    with pytest.raises(InferenceError, match=r"NaN or .inf for 4 of 4"):
         sampler.chain(lambda x: x.sum(1) * torch.nan, 4, seed=0)
     with pytest.raises(InvalidArgumentError, match=r"a tensor \[4\], got \[4, 4\]"):
         sampler.chain(_itself, 4, seed=0)
@@ -219,7 +214,5 @@ def test_failures_are_told_with_their_figures():
 
 
 def test_an_ensemble_of_few_families_warns():
-    with pytest.warns(InferenceWarning, match="have? collapsed: all 256 chains effectively go back to"):
-        _prior_sampler(16).chain(
-            lambda x: -400 * x.square().sum(1), 256, steps=60, levels=(0.5,), tempering=0.5, seed=0
-        )
+    with pytest.warns(InferenceWarning, match="collapsed: all 1024 chains effectively go back to"):
+        _prior_sampler(1).chain(lambda x: -1e3 * x[:, 0].square(), 1024, steps=60, levels=(0.5,), tempering=0.1, seed=0)

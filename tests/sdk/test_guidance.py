@@ -20,7 +20,7 @@ SHAPE = (1, 8, 8)
 
 def _images():
     """A sampler of images with a network small enough to be run many times: one convolution and the times."""
-    module = torch.nn.Conv2d(2, 1, 3, padding=1)
+    module = torch.nn.Conv2d(2, 1, 3, padding=1, bias=False)
     torch.nn.init.normal_(module.weight, std=0.3, generator=torch.Generator().manual_seed(0))
 
     class Timed(torch.nn.Module):

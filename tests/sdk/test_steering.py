@@ -47,19 +47,19 @@ def test_steering_draws_the_exact_posterior_and_its_evidence():
 
 
 def test_the_evidence_has_no_bias_with_few_particles_and_fixed_powers():
-    """The mean of 1500 estimates from 16 particles each, against p(y): within four standard errors."""
+    """The mean of 400 estimates from 8 particles each, against p(y): within four standard errors."""
     powers = (0.01, 0.1, 0.4, 1.0)
-    estimates = torch.tensor([_few(seed, powers) for seed in range(1500)], dtype=torch.float64).exp()
-    error = float(estimates.std()) / math.sqrt(1500)
+    estimates = torch.tensor([_few(seed, powers) for seed in range(400)], dtype=torch.float64).exp()
+    error = float(estimates.std()) / math.sqrt(len(estimates))
     assert abs(float(estimates.mean()) - math.exp(LOG_EVIDENCE)) < 4 * error
     assert error < 0.1 * math.exp(LOG_EVIDENCE)
-    # Its logarithm is biased downwards by Jensen's inequality, so that the test can tell the two apart.
-    assert float(estimates.log().mean()) < LOG_EVIDENCE - 0.2
+    # Its logarithm is biased downwards by Jensen's inequality: the test can tell one from the other.
+    assert float(estimates.log().mean()) < LOG_EVIDENCE - 0.1
 
 
 def _few(seed, powers):
     walk = steered_sde(
-        MixturePosterior(MIXTURE), SCHEDULE, time_grid(4), (2,), MEASURED, Noise.of(seed, 16), tempering=powers
+        MixturePosterior(MIXTURE), SCHEDULE, time_grid(4), (2,), MEASURED, Noise.of(seed, 8), tempering=powers
     )
     *_, last = walk
     return last.log_evidence
@@ -136,9 +136,9 @@ def test_weighted_summaries_are_those_of_repeated_draws():
         (lambda: posterior_summary(torch.zeros(1, 2)), "at least 2 draws"),
         (lambda: posterior_summary(torch.zeros(4, 2), level=1.0), "level must lie between"),
         (lambda: posterior_summary(torch.full((4, 2), torch.nan)), "not finite"),
-        (lambda: posterior_summary(torch.zeros(4, 2), statistic=torch.sum), "one value a draw"),
+        (lambda: posterior_summary(torch.zeros(4, 2), statistic=lambda x: x[:3]), "one value a draw"),
     ],
 )
 def test_summaries_of_nothing_are_refused(call, message):
-    with pytest.raises((InvalidArgumentError, TypeError), match=message):
+    with pytest.raises(InvalidArgumentError, match=message):
         call()
