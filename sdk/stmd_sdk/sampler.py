@@ -222,7 +222,7 @@ class Sampler:
         *,
         inference_steps: Steps = None,
         resample_below: float = 0.5,
-        tempering: float | Sequence[float] = 0.5,
+        tempering: float | Sequence[float] = 0.8,
         mean_flow_steps: int = 1,
         seed: int | Noise | None = None,
         progress: bool = False,

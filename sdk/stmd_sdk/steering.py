@@ -65,7 +65,7 @@ def steered_sde(
     noise: Noise,
     *,
     resample_below: float = 0.5,
-    tempering: float | Sequence[float] = 0.5,
+    tempering: float | Sequence[float] = 0.8,
 ) -> Iterator[SteeringStep]:
     """Draw one weighted particle a key; one evaluation of ``posterior`` a step and particle, N in all.
 
