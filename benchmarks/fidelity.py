@@ -34,9 +34,9 @@ from torch import Tensor
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
 from stmd_sdk.files import written_whole
+from stmd_sdk.loop import reverse_sde, time_grid
 from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import Network, Posterior, STMDPosterior
-from stmd_sdk.sampler import reverse_sde, time_grid
 from stmd_sdk.schedule import VPSchedule, expand
 from stmd_training.batches import batches_of
 from stmd_training.losses import Loss, STMDLoss, energy_score

@@ -24,8 +24,9 @@ from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.checkpoint import load_model, resolve_model
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extra
+from stmd_sdk.loop import time_grid
 from stmd_sdk.posterior import Network
-from stmd_sdk.sampler import Sampler, time_grid
+from stmd_sdk.sampler import Sampler
 from stmd_sdk.spec import ModelSpec
 
 from .graph import OPSET, OPSET_BF16, trace_network, trace_sampler

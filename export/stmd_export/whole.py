@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stmd_sdk.loop import reverse_sde
 from stmd_sdk.noise import Noise
-from stmd_sdk.sampler import reverse_sde
 from stmd_sdk.spec import ModelSpec
 
 __all__ = ["PLACEHOLDER", "GivenNoise", "WholeModule"]

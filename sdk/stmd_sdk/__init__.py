@@ -10,10 +10,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .draws import ChainDraws, SteeredDraws
     from .errors import (
         CheckpointError,
         DataError,
         DeviceError,
+        InferenceError,
+        InferenceWarning,
         InvalidArgumentError,
         MissingExtraError,
         OutputError,
@@ -26,14 +29,18 @@ if TYPE_CHECKING:
     from .sampler import Sampler
     from .schedule import VPSchedule
     from .spec import ModelSpec
+    from .summary import PosteriorSummary, posterior_summary
 
 __version__ = "0.1.0"
 
 # Names are imported when first used: `stmd --help` and the torch-free parts must not wait for PyTorch.
 HOMES = {
+    "ChainDraws": "draws",
     "CheckpointError": "errors",
     "DataError": "errors",
     "DeviceError": "errors",
+    "InferenceError": "errors",
+    "InferenceWarning": "errors",
     "InvalidArgumentError": "errors",
     "MissingExtraError": "errors",
     "ModelSpec": "spec",
@@ -41,18 +48,24 @@ HOMES = {
     "Noise": "noise",
     "OutputError": "errors",
     "Posterior": "posterior",
+    "PosteriorSummary": "summary",
     "Sampler": "sampler",
+    "SteeredDraws": "draws",
     "StmdError": "errors",
     "TrainingError": "errors",
     "VPSchedule": "schedule",
     "grid": "images",
+    "posterior_summary": "summary",
     "to_images": "images",
 }
 
 __all__ = [
+    "ChainDraws",
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "InferenceError",
+    "InferenceWarning",
     "InvalidArgumentError",
     "MissingExtraError",
     "ModelSpec",
@@ -60,11 +73,14 @@ __all__ = [
     "Noise",
     "OutputError",
     "Posterior",
+    "PosteriorSummary",
     "Sampler",
+    "SteeredDraws",
     "StmdError",
     "TrainingError",
     "VPSchedule",
     "grid",
+    "posterior_summary",
     "to_images",
 ]
 

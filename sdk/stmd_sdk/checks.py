@@ -1,4 +1,4 @@
-"""The check of integers that users pass, for the public borders."""
+"""Checks for the public borders: integers that users pass, gradients that a backend cannot give."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import InvalidArgumentError
 
-__all__ = ["check_integer"]
+__all__ = ["check_integer", "refuse_gradients"]
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -20,3 +20,12 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InvalidArgumentError(f"{name} must be an integer {bounds}, got {value!r}")
     return number
+
+
+def refuse_gradients(x: Any, what: str) -> None:
+    """Raise where ``x`` asks for gradients, which a compiled artefact would drop in silence."""
+    if x.requires_grad:
+        raise InvalidArgumentError(
+            f"{what} cannot be differentiated: likelihood guidance needs the model's .safetensors file; "
+            "range-null space guidance, chain and steer need no gradient"
+        )

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import DeviceError
+from .noise import Noise
+from .posterior import Posterior
 
-__all__ = ["in_chunks", "rows_at_once"]
+__all__ = ["chunked", "in_chunks", "rows_at_once"]
 
 # Numbers of state at once. On a CPU the time a sample is least there (64 MNIST digits, measured) and the activations
 # of a U-Net 128 channels wide stay below 1 GB. A GPU wants more work a launch; where it has no room, chunks shrink.
@@ -45,6 +47,16 @@ def in_chunks(draw: Callable[[slice], Float[Tensor, "rows *d"]], n: int, size: i
         else:
             start = stop
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def chunked(posterior: Posterior) -> Posterior:
+    """The same posterior, evaluated on as many rows at once as fit memory."""
+
+    def draw(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        size = rows_at_once(tuple(x_t.shape[1:]), x_t.device)
+        return in_chunks(lambda rows: posterior(x_t[rows], t[rows], noise[rows]), len(t), size, shrink=True)
+
+    return draw
 
 
 def _out_of_memory(error: Exception) -> bool:

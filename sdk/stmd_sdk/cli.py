@@ -16,6 +16,7 @@ import typer
 from .certify import certify
 from .console import console, exit_on_error
 from .errors import InvalidArgumentError
+from .restore import restore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +164,7 @@ def doctor() -> None:
 
 
 app.command()(certify)
+app.command()(restore)
 
 
 @final

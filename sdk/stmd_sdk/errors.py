@@ -9,7 +9,10 @@
     ├── DataError              (ValueError)    a data set that is absent, damaged, or does not fit the recipe
     ├── OutputError            (OSError)       a file that cannot be written
     ├── CheckpointError        (ValueError)    a model file that is absent, damaged, foreign or too new
-    └── TrainingError          (RuntimeError)  a run that cannot go on: NaN, another recipe on resume
+    ├── TrainingError          (RuntimeError)  a run that cannot go on: NaN, another recipe on resume
+    └── InferenceError         (RuntimeError)  a chain or an ensemble that cannot go on: it never accepts, NaN
+
+and one warning, InferenceWarning (UserWarning): a result that is valid but rests on few effective samples.
 
 Each also derives from the built-in that a caller would expect, so ``except ValueError`` goes on working.
 """
@@ -23,6 +26,8 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "InferenceError",
+    "InferenceWarning",
     "InvalidArgumentError",
     "MissingExtraError",
     "OutputError",
@@ -62,6 +67,14 @@ class CheckpointError(StmdError, ValueError):
 
 class TrainingError(StmdError, RuntimeError):
     """A training run that cannot start or go on."""
+
+
+class InferenceError(StmdError, RuntimeError):
+    """A Markov chain or an ensemble that cannot go on."""
+
+
+class InferenceWarning(UserWarning):
+    """Samples that are valid but rest on few effective ones."""
 
 
 @contextmanager

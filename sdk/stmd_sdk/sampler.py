@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -14,56 +13,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .checkpoint import load_model, resolve_model
+from .backends.opening import open_model
+from .chain import metropolis, noising_for
+from .checkpoint import resolve_model
 from .checks import check_integer
-from .chunks import in_chunks, rows_at_once
-from .errors import CheckpointError, DeviceError, InvalidArgumentError
+from .chunks import chunked, in_chunks, rows_at_once
+from .draws import ChainDraws, SteeredDraws, run_chains, run_particles
+from .errors import InvalidArgumentError
+from .guidance import Guide, LogLikelihood, RangeNullGuide
+from .loop import MAX_STEPS, Steps, reverse_sde, time_grid, times_of_rows
 from .noise import Noise, fresh_seed
+from .operators import LinearOperator, check_linear, check_measurement, check_reachable
 from .posterior import Network, Posterior
 from .progress import progress_bar
-from .schedule import VPSchedule
 from .spec import ModelSpec
+from .steering import steered_sde
+from .summary import posterior_summary
+from .weights import check_powers, check_share
 
-__all__ = ["Sampler", "Steps", "resolve_device", "reverse_sde", "time_grid"]
-
-Steps = int | Sequence[float] | None
-"""Inference steps: a count N (uniform in t), a decreasing grid of times from 1 to 0, or None: the default."""
+__all__ = ["Sampler"]
 
 BUCKET = 16  # rows of a batch-invariant evaluation
-MAX_STEPS = 2**20  # times are float32, which tells no finer grid apart
 logger = logging.getLogger("stmd_sdk")
-
-
-def time_grid(steps: int | Sequence[float]) -> list[float]:
-    """Times from 1 to 0: N uniform steps, or the given grid once checked."""
-    if isinstance(steps, str) or not isinstance(steps, Iterable):
-        count = check_integer("inference_steps", steps, 1, MAX_STEPS)
-        return [1 - k / count for k in range(count + 1)]
-    try:
-        grid = [float(t) for t in steps]
-    except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"inference_steps must be a count or a grid of times, got {steps!r}") from error
-    if len(grid) < 2 or grid[0] != 1.0 or grid[-1] != 0.0:
-        raise InvalidArgumentError(f"a grid of times must begin with 1 and end with 0, got {grid}")
-    if not all(t > s for t, s in pairwise(grid)):
-        raise InvalidArgumentError(f"a grid of times must decrease strictly, got {grid}")
-    return grid
-
-
-def reverse_sde(
-    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
-) -> Iterator[tuple[float, Float[Tensor, "b *d"], Float[Tensor, "b *d"]]]:
-    """The loop: x_1 ~ N(0, I); then x_0 ~ posterior(x_t, t) and x_s ~ bridge(x_0, x_t, t, s), step by step.
-
-    Yields (s, x_s, x_0) after each step. At s = 0 the bridge is x_0 itself and takes no noise.
-    """
-    x_t = noise.fold(0).normal(*shape)
-    for k, (t, s) in enumerate(pairwise(times), start=1):
-        t_rows, s_rows = x_t.new_full((x_t.shape[0],), t), x_t.new_full((x_t.shape[0],), s)
-        x_0 = posterior(x_t, t_rows, noise.fold(2 * k - 1))
-        epsilon = noise.fold(2 * k).normal(*shape) if s > 0 else torch.zeros_like(x_t)
-        x_t = schedule.bridge(x_0, x_t, t_rows, s_rows, epsilon)
-        yield s, x_t, x_0
 
 
 @final
@@ -71,12 +42,16 @@ def reverse_sde(
 class Sampler:
     """A trained model, ready to draw: samples, transitions of the reverse SDE, posteriors p(x_0 | x_t).
 
-    ``network`` is any :class:`Network`; use :meth:`from_pretrained` unless you bring your own.
+    ``network`` is any :class:`Network`; use :meth:`from_pretrained` unless you bring your own. ``guides`` are
+    functions from Posterior to Posterior, applied in their order to the model's own wherever it is drawn from.
     """
 
     network: Network
     spec: ModelSpec
     device: torch.device
+    guides: tuple[Guide, ...] = ()
+
+    posterior_summary = staticmethod(posterior_summary)
 
     @classmethod
     def from_pretrained(
@@ -94,31 +69,7 @@ class Sampler:
         ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
         ``compile`` passes a .safetensors model through ``torch.compile``: a first call takes up to a minute.
         """
-        path = resolve_model(name_or_path)
-        _check_options(path, dtype, compile)
-        match path.suffix:
-            case ".safetensors":
-                from .backends.torch import CompiledNetwork, TorchNetwork  # noqa: PLC0415
-
-                chosen = resolve_device(device)
-                spec, module = load_model(path)
-                backend = CompiledNetwork if compile else TorchNetwork
-                return cls(backend(module, chosen, dtype), spec, chosen)
-            case ".onnx":
-                from .backends.onnx import default_device, load_onnx  # noqa: PLC0415
-
-                chosen = default_device() if device is None else resolve_device(device)
-                spec, session = load_onnx(path, chosen)
-                return cls(session, spec, chosen)
-            case ".engine":
-                from .backends.tensorrt import load_engine  # noqa: PLC0415
-
-                spec, engine = load_engine(path, device)
-                return cls(engine, spec, engine.device)
-            case _:
-                raise CheckpointError(
-                    f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx or .engine"
-                )
+        return cls(*open_model(resolve_model(name_or_path), device, dtype, compile=compile))
 
     def sample(
         self,
@@ -142,7 +93,11 @@ class Sampler:
         ``Noise`` as seed names its samples itself.
         """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
-        size = self._rows_at_once if batch_size is None else check_integer("batch_size", batch_size, 1)
+        size = (
+            rows_at_once(self.spec.shape, self.device)
+            if batch_size is None
+            else check_integer("batch_size", batch_size, 1)
+        )
         self.spec.codec.prepare(self.spec.shape)
         noise, kept = self._noise(seed, n, first), slice(None)
         if batch_invariant:
@@ -190,7 +145,7 @@ class Sampler:
         ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
         """
         x_t, t = self._state(x_t, t)
-        s = _times(s, len(x_t), self.device)
+        s = times_of_rows(s, len(x_t), self.device)
         if not bool(((s >= 0) & (s <= t)).all()):
             raise InvalidArgumentError("s must lie in [0, t]")
         noise = self._noise(seed, len(x_t), 0)
@@ -213,18 +168,102 @@ class Sampler:
         x_t, t = self._state(x_t, t)
         draws = check_integer("draws", draws, 1)
         noise = self._noise(seed, len(x_t), 0).fold(1).draws(draws)
-        posterior = self._posterior(mean_flow_steps)
-        x_t, t = x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws)
-
-        def draw(rows: slice) -> Tensor:
-            return posterior(x_t[rows], t[rows], noise[rows])
-
-        x_0 = in_chunks(draw, len(t), self._rows_at_once, shrink=True)
+        posterior = chunked(self._posterior(mean_flow_steps))
+        x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
 
-    @property
-    def _rows_at_once(self) -> int:
-        return rows_at_once(self.spec.shape, self.device)
+    def guided(self, *guides: Guide) -> Sampler:
+        """The same sampler with more guides, applied after those it has."""
+        return replace(self, guides=(*self.guides, *guides))
+
+    def condition(self, operator: LinearOperator, y: Tensor, *, sigma: float = 0.0) -> Sampler:
+        """A sampler of x_0 given one linear measurement y = A x_0 + N(0, sigma² I), by range-null space guidance.
+
+        ``operator`` has ``A``, ``A_adjoint`` and ``A_dagger``: those of :mod:`stmd_sdk.operators`, deepinv's
+        linear physics. Without noise every sample meets ``y`` [*m] or [1, *m] exactly. More measurements and other
+        guides compose; for likelihoods of any other kind see :meth:`chain` and :meth:`steer`.
+        """
+        if not 0 <= sigma < math.inf:
+            raise InvalidArgumentError(f"sigma must not be negative or infinite, got {sigma}")
+        y = check_measurement(operator, y, self.spec.shape, self.device)
+        check_linear(operator, self.spec.shape, self.device)
+        if sigma == 0:
+            check_reachable(operator, y, self.spec.codec.bound)
+        return self.guided(RangeNullGuide(operator, y, self.spec.schedule, self.spec.sigma_data, sigma))
+
+    def chain(
+        self,
+        log_likelihood: LogLikelihood,
+        chains: int = 256,
+        *,
+        steps: int = 100,
+        levels: Sequence[float] | None = None,
+        tempering: float | None = 0.9,
+        start: Tensor | None = None,
+        inference_steps: Steps = None,
+        mean_flow_steps: int = 1,
+        seed: int | Noise | None = None,
+        progress: bool = False,
+    ) -> ChainDraws:
+        """Draw p(x_0 | y) ∝ p(x_0) L(x_0) by Metropolis chains, for any log-likelihood of decoded samples.
+
+        Each of ``steps`` costs M evaluations a chain, the starts (draws of the prior unless given) N x M. With
+        ``tempering``, the share of effective chains that raising the likelihood's power may leave, the chains
+        cooperate and estimate the evidence; None leaves them independent. ``levels`` are the times that they
+        noise to; None takes conditional noising for a linear :class:`Measurement` with Gaussian noise, and five
+        times from 0.8 to 0.1 for all others.
+        """
+        posterior, decode = self._exact_posterior(mean_flow_steps, "chain"), self.spec.codec.decode
+        if tempering is not None:
+            check_share("tempering", tempering)
+            if start is not None:
+                raise InvalidArgumentError("tempering starts from draws of the prior: with start give tempering=None")
+        noise, steps = self._noise(seed, chains, 0), check_integer("steps", steps, 1)
+        noising = noising_for(log_likelihood, levels, self.spec.schedule, self.spec.shape, self.device)
+        if start is None:
+            times, _ = self._prepare(inference_steps, mean_flow_steps)
+            *_, (_, x_0, _) = reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise.fold(0))
+        else:
+            x_0, _ = self._state(start, 1.0)
+            if len(x_0) != chains:
+                raise InvalidArgumentError(f"start holds {len(x_0)} samples for {chains} chains")
+        walk = metropolis(
+            posterior, lambda x: log_likelihood(decode(x)), x_0, noising, noise.fold(1), tempering=tempering
+        )
+        return run_chains(walk, steps, decode, tempering is not None, progress)
+
+    def steer(
+        self,
+        reward: LogLikelihood,
+        particles: int = 1024,
+        *,
+        inference_steps: Steps = None,
+        resample_below: float = 0.5,
+        tempering: float | Sequence[float] = 0.8,
+        mean_flow_steps: int = 1,
+        seed: int | Noise | None = None,
+        progress: bool = False,
+    ) -> SteeredDraws:
+        """Draw p(x_0) exp(reward(x_0)) by sequential Monte Carlo, for any reward of decoded samples.
+
+        Costs N x M evaluations a particle. ``tempering`` is the share of effective particles that the reward's
+        rising power may leave, or the powers themselves, one a step and 1 at last.
+        """
+        posterior, decode = self._exact_posterior(mean_flow_steps, "steer"), self.spec.codec.decode
+        times, _ = self._prepare(inference_steps, mean_flow_steps)
+        check_share("resample_below", resample_below)
+        check_powers(tempering, len(times) - 1)
+        walk = steered_sde(
+            posterior,
+            self.spec.schedule,
+            times,
+            self.spec.shape,
+            lambda x: reward(decode(x)),
+            self._noise(seed, particles, 0),
+            resample_below=resample_below,
+            tempering=tempering,
+        )
+        return run_particles(walk, len(times) - 1, decode, progress)
 
     def _prepare(self, inference_steps: Steps, mean_flow_steps: int) -> tuple[list[float], Posterior]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
@@ -236,7 +275,23 @@ class Sampler:
         mean_flow_steps = check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
         if self.spec.objective == "ddpm" and mean_flow_steps != 1:
             raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
-        return self.spec.build_posterior(self.network, mean_flow_steps)
+        posterior = self.spec.build_posterior(self.network, mean_flow_steps)
+        for guide in self.guides:
+            posterior = guide(posterior)
+        return posterior
+
+    def _exact_posterior(self, mean_flow_steps: int, what: str) -> Posterior:
+        """The model's own posterior in batches, for methods whose mathematics needs draws of it and no others."""
+        if self.guides:
+            raise InvalidArgumentError(
+                f"{what} corrects the model's own draws: start from the sampler without guides, and give the "
+                "measurement as its likelihood"
+            )
+        if self.spec.objective != "stmd":
+            raise InvalidArgumentError(
+                f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective!r} knows one point"
+            )
+        return chunked(self._posterior(mean_flow_steps))
 
     def _noise(self, seed: int | Noise | None, n: int, first: int) -> Noise:
         if isinstance(seed, Noise):
@@ -263,22 +318,12 @@ class Sampler:
             raise InvalidArgumentError(f"x_t is on {x_t.device}, the sampler on {self.device}")
         if not bool(x_t.isfinite().all()):
             raise InvalidArgumentError("x_t has values that are not finite")
-        t = _times(t, len(x_t), self.device)
+        t = times_of_rows(t, len(x_t), self.device)
         if not bool(((t > 0) & (t <= 1)).all()):
             raise InvalidArgumentError("t must lie in (0, 1]")
         if self.spec.objective == "meanflow" and not bool((t == 1).all()):
             raise InvalidArgumentError("Mean Flow knows t = 1 only")
         return x_t, t
-
-
-def _check_options(path: Path, dtype: torch.dtype, compile: bool) -> None:
-    """Raise for options that mean nothing for this kind of file."""
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-    if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
-        raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
-    if path.suffix in (".onnx", ".engine") and compile:
-        raise InvalidArgumentError(f"{path} holds no PyTorch module to compile; leave out compile=True")
 
 
 def _whole_buckets(noise: Noise) -> tuple[Noise, slice]:
@@ -287,31 +332,3 @@ def _whole_buckets(noise: Noise) -> tuple[Noise, slice]:
     before, after = first % BUCKET, -(first + n) % BUCKET
     whole = Noise.of(noise.seed, before + n + after, first=first - before, device=noise.indices.device)
     return whole, slice(before, before + n)
-
-
-def _times(t: Any, n: int, device: torch.device) -> Tensor:
-    try:
-        rows = torch.as_tensor(t, dtype=torch.float32, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], got {t!r}") from error
-    if rows.ndim > 1 or (rows.ndim == 1 and len(rows) != n):
-        raise InvalidArgumentError(f"times must be a number or a tensor of shape [{n}], not {list(rows.shape)}")
-    return rows.expand(n)
-
-
-def resolve_device(device: torch.device | str | None) -> torch.device:
-    """The CPU or CUDA device asked for, or CUDA where there is one; DeviceError if it is absent."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise DeviceError(f"no such device: {device!r}") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device must be cpu or cuda, got {device!r}")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        built = "this PyTorch is a CPU build" if torch.version.cuda is None else "no CUDA device is visible"
-        raise DeviceError(f"CUDA was asked for, but {built}")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"{device!r} was asked for, but only {torch.cuda.device_count()} CUDA devices are visible")
-    return chosen

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
 from .errors import InvalidArgumentError
@@ -17,7 +17,7 @@ from .errors import InvalidArgumentError
 __all__ = ["VPSchedule", "expand"]
 
 
-def expand(t: Float[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *ones"]:
+def expand(t: Num[Tensor, " b"] | Bool[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Shaped[Tensor, "b *ones"]:
     """Shape one number a sample so that it broadcasts against ``x``. The one border for broadcasting."""
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
@@ -52,6 +52,15 @@ class VPSchedule:
     def sigma(self, t: Tensor) -> Tensor:
         """σ_t of the marginal (15)."""
         return self.variance(t).sqrt()
+
+    def time(self, ratio: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The time at which σ_t / α_t = ``ratio``; 1 where it never gets so large.
+
+        -log α_t = ½ log(1 + ratio²) is a quadratic equation in t.
+        """
+        slope, level = 0.25 * (self.beta_max - self.beta_min), 0.5 * self.beta_min
+        c = 0.5 * torch.log1p(ratio**2)
+        return (2 * c / (level + (level**2 + 4 * slope * c).sqrt())).clamp(max=1)
 
     def marginal(
         self, x_0: Float[Tensor, "b *d"], t: Float[Tensor, " b"], epsilon: Float[Tensor, "b *d"]

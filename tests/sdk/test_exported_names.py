@@ -11,9 +11,12 @@ import pytest
 import stmd_sdk
 
 PUBLIC = {
+    "ChainDraws",
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "InferenceError",
+    "InferenceWarning",
     "InvalidArgumentError",
     "MissingExtraError",
     "ModelSpec",
@@ -21,11 +24,14 @@ PUBLIC = {
     "Noise",
     "OutputError",
     "Posterior",
+    "PosteriorSummary",
     "Sampler",
+    "SteeredDraws",
     "StmdError",
     "TrainingError",
     "VPSchedule",
     "grid",
+    "posterior_summary",
     "to_images",
 }
 ERRORS = {name for name in PUBLIC if name.endswith("Error")}

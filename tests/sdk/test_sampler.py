@@ -14,8 +14,8 @@ from stmd_sdk import CheckpointError, DeviceError, InvalidArgumentError, ModelSp
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.chunks import rows_at_once
 from stmd_sdk.codec import PixelCodec, VectorCodec
+from stmd_sdk.devices import resolve_device
 from stmd_sdk.networks import MLPConfig, UNetConfig
-from stmd_sdk.sampler import resolve_device
 from stmd_sdk.target import X0Target
 
 CPU = torch.device("cpu")

@@ -51,7 +51,7 @@ def _train(
     import torch  # noqa: PLC0415  after --help has been answered
 
     from stmd_sdk.data import load_data  # noqa: PLC0415
-    from stmd_sdk.sampler import resolve_device  # noqa: PLC0415
+    from stmd_sdk.devices import resolve_device  # noqa: PLC0415
 
     from .recipe import load_recipe  # noqa: PLC0415
     from .run import Run  # noqa: PLC0415

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..artefact import read_onnx
+from ..checks import refuse_gradients
 from ..errors import CheckpointError, InvalidArgumentError
 from ..spec import ModelSpec
 from .session import has_cuda_provider, open_session, runtime
@@ -28,6 +29,7 @@ class OnnxNetwork:
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the graph on the session's device."""
+        refuse_gradients(x, "an ONNX session")
         if x.device.type != self.device.type:
             raise InvalidArgumentError(f"x is on {x.device}, the ONNX session on {self.device}")
         x, times = x.detach().float().contiguous(), times.detach().float().contiguous()

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..artefact import Artefact
+from ..checks import refuse_gradients
 from ..config import read_config
 from ..errors import CheckpointError, DeviceError, InvalidArgumentError
 from ..spec import ModelSpec
@@ -113,6 +114,7 @@ class EngineNetwork:
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Enqueue the engine on torch's current stream."""
+        refuse_gradients(x, "a TensorRT engine")
         self.manifest.batch.check(x.shape[0])
         inputs = {"x": x.detach().float().contiguous(), "times": times.detach().float().contiguous()}
         for name, tensor in inputs.items():

@@ -27,8 +27,8 @@ class TorchNetwork:
         self.dtype = dtype
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
-        """Evaluate without gradients."""
-        with torch.inference_mode():
+        """Evaluate; with gradients only where x asks for them, as likelihood guidance does."""
+        with torch.inference_mode(not x.requires_grad):
             return self.module(x.to(self.dtype), times).float()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         transition_bound,
     )
     from .certify import certify_model
+    from .conditioning import conditioned
     from .controls import control_posteriors
     from .coverage import heldout_certificate
     from .distances import energy_distance, frechet_distance, mmd, sliced_w2
@@ -39,6 +40,7 @@ HOMES = {
     "Report": "report",
     "bounded_start": "bounds",
     "certify_model": "certify",
+    "conditioned": "conditioning",
     "consistency_monitor": "bounds",
     "control_certificates": "kernel",
     "control_posteriors": "controls",
@@ -70,6 +72,7 @@ __all__ = [
     "Report",
     "bounded_start",
     "certify_model",
+    "conditioned",
     "consistency_monitor",
     "control_certificates",
     "control_posteriors",

@@ -21,8 +21,8 @@ from stmd_sdk.evaluation.mixtures import (
     exact_velocity,
     mixture,
 )
+from stmd_sdk.loop import reverse_sde, time_grid
 from stmd_sdk.noise import Noise
-from stmd_sdk.sampler import reverse_sde, time_grid
 from stmd_sdk.schedule import VPSchedule
 from stmd_sdk.target import ResidualTarget, X0Target
 

@@ -1,0 +1,161 @@
+"""Posterior sampling on problems whose answer is known: chains and steering beside DPS with the exact score.
+
+    python benchmarks/posterior.py [--quick] [--mixture3 MODEL] [--mixture64 MODEL] [--out posterior.json]
+
+Without a model the posterior p(x_0 | x_t) is the mixture's own: then what is measured is the method, with one the
+method and the model. An evaluation is one draw or one score for each chain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stmd_sdk import Noise, Sampler, VPSchedule
+from stmd_sdk.chain import FreeNoising, RangeNoising, metropolis
+from stmd_sdk.chunks import chunked
+from stmd_sdk.draws import ChainDraws, run_chains, run_particles
+from stmd_sdk.evaluation import (
+    GaussianMixture,
+    MixturePosterior,
+    conditioned,
+    energy_distance,
+    mixture,
+    sliced_w2,
+)
+from stmd_sdk.loop import time_grid
+from stmd_sdk.operators import GaussianNoise, Matrix, Measurement, gaussian_projections
+from stmd_sdk.posterior import Posterior
+from stmd_sdk.steering import steered_sde
+from stmd_sdk.summary import posterior_summary
+
+SCHEDULE = VPSchedule()
+SLANT, Y = torch.tensor([[1.2, -0.8]]), torch.tensor([-1.0])
+LEVELS = (1.0, 0.6, 0.4, 0.3, 0.2)
+
+
+def posterior_of(law: GaussianMixture, model: str | None) -> tuple[Posterior, str]:
+    """The exact posterior, or that of a trained model."""
+    if model is None:
+        return MixturePosterior(law, SCHEDULE), "exact"
+    sampler = Sampler.from_pretrained(model, device="cpu")
+    return chunked(sampler.spec.build_posterior(sampler.network)), model
+
+
+def chains(posterior: Posterior, shape: tuple[int, ...], measured: Measurement, n: int, evaluations: int) -> ChainDraws:
+    """Tempered chains: one evaluation for the start, the others for steps."""
+    key = Noise.of(2, n)
+    start = posterior(key.fold(0).normal(*shape), torch.ones(n), key.fold(1))
+    noising = FreeNoising(SCHEDULE, LEVELS)
+    if shape[0] > 2 and isinstance(measured.operator, Matrix) and isinstance(measured.noise, GaussianNoise):
+        noising = RangeNoising(SCHEDULE, measured.operator, measured.y, measured.noise.sigma)
+    walk = metropolis(posterior, measured, start, noising, key.fold(2), tempering=0.9)
+    return run_chains(walk, evaluations - 1, lambda x: x, True)
+
+
+def dps(law: GaussianMixture, measured: Measurement, n: int, steps: int, zeta: float) -> Tensor:
+    """DPS (Chung et al., 2022) with the exact posterior mean: ancestral steps less zeta ∇‖y - A E[x_0 | x_t]‖."""
+    key = Noise.of(4, n)
+    x_t = key.fold(0).normal(*law.shape)
+    for k in range(steps):
+        t, s = 1 - k / steps, 1 - (k + 1) / steps
+        x = x_t.clone().requires_grad_()
+        mean = law.posterior_mean(x, t, SCHEDULE)
+        residual = (measured.y - measured.operator.A(mean)).flatten(1).norm(dim=1)
+        (gradient,) = torch.autograd.grad(residual.sum(), x)
+        rows = torch.ones(n)
+        epsilon = key.fold(k + 1).normal(*law.shape)
+        x_t = SCHEDULE.bridge(mean.detach(), x_t, t * rows, s * rows, epsilon) - zeta * gradient
+    return x_t
+
+
+def mixture3(model: str | None, n: int) -> list[dict[str, object]]:
+    """Sliced W2 and mode weights, against evaluations."""
+    law, sigma = mixture("mixture3"), 0.2
+    measured = Measurement(Matrix(SLANT, (2,)), Y[None], GaussianNoise(sigma))
+    exact, log_evidence = conditioned(law, SLANT, Y, sigma)
+    truth, again, directions = exact.sample(Noise.of(0, n)), exact.sample(Noise.of(1, n)), Noise.of(5, 256)
+    posterior, what = posterior_of(law, model)
+
+    def row(method: str, evaluations: int, x: Tensor, seconds: float, **more: object) -> dict[str, object]:
+        masses = torch.bincount(torch.cdist(x.double(), law.means).argmin(1), minlength=3) / len(x)
+        error = float((masses - exact.weights).abs().max())
+        w2 = sliced_w2(x, truth, directions)
+        return {"problem": "mixture3", "posterior": what, "method": method, "evaluations": evaluations, "n": n,
+                "sliced_w2": w2, "mode_error": error, "seconds": seconds, **more}  # fmt: skip
+
+    rows = [row("exact draws (floor)", 0, again, 0.0)]
+    for evaluations in (11, 26, 51):
+        begun = time.perf_counter()
+        draws = chains(posterior, (2,), measured, n, evaluations)
+        more = {"acceptance": draws.acceptance, "evidence_error": (draws.log_evidence or 0) - log_evidence}
+        rows.append(row("chain", evaluations, draws.samples, time.perf_counter() - begun, **more))
+    errors: list[float] = []
+    for seed in range(10):
+        walk = steered_sde(posterior, SCHEDULE, time_grid(20), (2,), measured, Noise.of(seed, 4096))
+        errors.append(run_particles(walk, 20, lambda x: x).log_evidence - log_evidence)
+    rms = math.sqrt(statistics.mean(error**2 for error in errors))
+    rows.append({"problem": "mixture3", "posterior": what, "method": "steer, 4096 particles",
+                 "seeds": 10, "evaluations": 20,
+                 "evidence_error_rms": rms, "evidence_error_max": max(map(abs, errors))})  # fmt: skip
+    if model is None:
+        for zeta in (0.01, 0.02, 0.05):
+            begun = time.perf_counter()
+            few = min(n, 8192)
+            x = dps(law, measured, few, 500, zeta)
+            truth = truth[:few]
+            rows.append(row(f"DPS, exact score, zeta {zeta}", 500, x, time.perf_counter() - begun))
+    return rows
+
+
+def mixture64(model: str | None, n: int, problems: int) -> list[dict[str, object]]:
+    """Energy distance over its floor and coverage of 90 % intervals, over several measurements."""
+    law, sigma, operator = mixture("mixture64"), 0.1, gaussian_projections((64,), 16, 123)
+    posterior, what = posterior_of(law, model)
+    ratios, covered, evidence = list[float](), list[float](), list[float]()
+    begun = time.perf_counter()
+    for seed in range(problems):
+        x = law.sample(Noise.of(seed, 1).fold(9))
+        measured = Measurement.of(operator, x, GaussianNoise(sigma), Noise.of(seed, 1).fold(8))
+        exact, log_evidence = conditioned(law, operator.matrix, measured.y[0], sigma)
+        draws = chains(posterior, (64,), measured, n, 100)
+        truth, again = exact.sample(Noise.of(0, n)), exact.sample(Noise.of(1, n))
+        floor = energy_distance(truth, again, unbiased=False)
+        ratios.append(energy_distance(draws.samples, truth, unbiased=False) / floor)
+        covered.append(float(posterior_summary(draws.samples).covers(x[0]).float().mean()))
+        evidence.append(abs((draws.log_evidence or 0) - log_evidence))
+    seconds = time.perf_counter() - begun
+    return [{"problem": "mixture64", "posterior": what, "method": "chain, conditional noising", "evaluations": 100,
+             "n": n, "problems": problems, "energy_over_floor_median": statistics.median(ratios),
+             "energy_over_floor": ratios, "coverage90": statistics.mean(covered),
+             "coverage90_error": statistics.stdev(covered) / math.sqrt(problems),
+             "evidence_error_median": statistics.median(evidence), "seconds": seconds}]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer chains and measurements")
+    parser.add_argument("--mixture3", help="a model trained on mixture3")
+    parser.add_argument("--mixture64", help="a model trained on mixture64, as the bundled one")
+    parser.add_argument("--out", type=Path, default=Path("posterior.json"))
+    options = parser.parse_args()
+    rows = list[dict[str, object]]()
+    for model in {None, options.mixture3}:
+        rows += mixture3(model, 8192 if options.quick else 65_536)
+        print(*(json.dumps(row) for row in rows[-8:]), sep="\n", flush=True)
+    for model in {None, options.mixture64}:
+        rows += mixture64(model, 512 if options.quick else 2048, 4 if options.quick else 24)
+        print(json.dumps(rows[-1]), flush=True)
+    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": "cpu", "rows": rows}
+    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

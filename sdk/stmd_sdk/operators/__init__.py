@@ -1,0 +1,48 @@
+"""Measurement operators and noise models, with the method names of deepinv's physics: A, A_adjoint, A_dagger."""
+
+from __future__ import annotations
+
+from .linear import (
+    Blur,
+    Grayscale,
+    Mask,
+    Matrix,
+    RandomFourier,
+    Separable,
+    average_pool,
+    bicubic,
+    gaussian_projections,
+)
+from .masks import box_mask, half_mask, random_mask, strokes_mask
+from .measurement import GaussianNoise, Measurement, NoiseModel, PoissonNoise
+from .nonlinear import Clip, Jpeg, PhaseRetrieval
+from .protocol import AbstractLinearOperator, LinearOperator, Operator, check_linear, check_measurement, check_reachable
+
+__all__ = [
+    "AbstractLinearOperator",
+    "Blur",
+    "Clip",
+    "GaussianNoise",
+    "Grayscale",
+    "Jpeg",
+    "LinearOperator",
+    "Mask",
+    "Matrix",
+    "Measurement",
+    "NoiseModel",
+    "Operator",
+    "PhaseRetrieval",
+    "PoissonNoise",
+    "RandomFourier",
+    "Separable",
+    "average_pool",
+    "bicubic",
+    "box_mask",
+    "check_linear",
+    "check_measurement",
+    "check_reachable",
+    "gaussian_projections",
+    "half_mask",
+    "random_mask",
+    "strokes_mask",
+]

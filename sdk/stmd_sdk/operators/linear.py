@@ -1,0 +1,281 @@
+"""Linear operators on images and vectors, each with its adjoint and exact pseudoinverse."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checks import check_integer
+from ..errors import InvalidArgumentError
+from ..noise import Noise
+from .protocol import AbstractLinearOperator
+
+__all__ = [
+    "Blur",
+    "Grayscale",
+    "Mask",
+    "Matrix",
+    "RandomFourier",
+    "Separable",
+    "average_pool",
+    "bicubic",
+    "gaussian_projections",
+]
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+CUTOFF = 1e-3  # frequencies that a blur passes with less than this are taken as lost
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Mask(AbstractLinearOperator):
+    """Inpainting: keep x where ``mask`` is 1, put 0 where it is 0. It broadcasts against a sample."""
+
+    mask: Float[Tensor, "..."]
+
+    def __post_init__(self) -> None:
+        if not bool(((self.mask == 0) | (self.mask == 1)).all()):
+            raise InvalidArgumentError("a mask must hold 0 and 1 alone: 1 keeps a pixel, 0 hides it")
+        if not bool(self.mask.any()):
+            raise InvalidArgumentError("the mask hides every pixel: there is nothing to condition on")
+
+    def A(self, x: Float[Tensor, "b *d"], /) -> Float[Tensor, "b *d"]:
+        """m x."""
+        return self.mask.to(x) * x
+
+    def A_adjoint(self, y: Float[Tensor, "b *d"], /) -> Float[Tensor, "b *d"]:
+        """m y."""
+        return self.mask.to(y) * y
+
+    def A_dagger(self, y: Float[Tensor, "b *d"], /) -> Float[Tensor, "b *d"]:
+        """m y."""
+        return self.mask.to(y) * y
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Separable(AbstractLinearOperator):
+    """y = R x Cᵀ on the last two axes, channel by channel."""
+
+    rows: Float[Tensor, "p h"]
+    columns: Float[Tensor, "q w"]
+    pseudo_rows: Float[Tensor, "h p"] = field(init=False)
+    pseudo_columns: Float[Tensor, "w q"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pseudo_rows", _pinv(self.rows))
+        object.__setattr__(self, "pseudo_columns", _pinv(self.columns))
+
+    def A(self, x: Float[Tensor, "b c h w"], /) -> Float[Tensor, "b c p q"]:
+        """R x Cᵀ."""
+        return self.rows.to(x) @ x @ self.columns.to(x).T
+
+    def A_adjoint(self, y: Float[Tensor, "b c p q"], /) -> Float[Tensor, "b c h w"]:
+        """Rᵀ y C."""
+        return self.rows.to(y).T @ y @ self.columns.to(y)
+
+    def A_dagger(self, y: Float[Tensor, "b c p q"], /) -> Float[Tensor, "b c h w"]:
+        """R⁺ y C⁺ᵀ."""
+        return self.pseudo_rows.to(y) @ y @ self.pseudo_columns.to(y).T
+
+
+def average_pool(shape: tuple[int, ...], factor: int) -> Separable:
+    """Super-resolution by ``factor``: each pixel of y is the mean of factor × factor pixels of x [c, h, w]."""
+    height, width = _divided(shape, factor)
+    return Separable(*(torch.eye(n).repeat_interleave(factor, dim=1) / factor for n in (height, width)))
+
+
+def bicubic(shape: tuple[int, ...], factor: int) -> Separable:
+    """Super-resolution by ``factor`` after antialiased bicubic reduction (that of Pillow and PyTorch)."""
+    height, width = _divided(shape, factor)
+    return Separable(_bicubic_rows(height, factor), _bicubic_rows(width, factor))
+
+
+def _bicubic_rows(n: int, factor: int) -> Float[Tensor, "n m"]:
+    """The matrix of a one-dimensional reduction from n·factor to n pixels: the image of each unit vector."""
+    size = (n * factor, n)
+    unit = torch.eye(n * factor)[None, None]
+    return torch.nn.functional.interpolate(unit, size=size, mode="bicubic", antialias=True)[0, 0].T.contiguous()
+
+
+def _divided(shape: tuple[int, ...], factor: int) -> tuple[int, int]:
+    factor = check_integer("factor", factor, 2)
+    if len(shape) != 3 or shape[1] % factor or shape[2] % factor:
+        raise InvalidArgumentError(f"images of shape {list(shape)} cannot be reduced {factor} times")
+    return shape[1] // factor, shape[2] // factor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Blur(AbstractLinearOperator):
+    """Circular convolution with ``kernel`` [h, w], of an odd size at most the image's, by FFT.
+
+    Frequencies that the kernel passes with less than 1/1000 are set to zero in A itself, so that its
+    pseudoinverse is exact and divides by nothing smaller.
+    """
+
+    kernel: Float[Tensor, "p q"]
+
+    def __post_init__(self) -> None:
+        if any(side % 2 == 0 for side in self.kernel.shape) or not bool(self.kernel.isfinite().all()):
+            raise InvalidArgumentError(f"a blur needs a finite kernel of odd sides, got {list(self.kernel.shape)}")
+
+    @classmethod
+    def gaussian(cls, deviation: float, radius: int | None = None) -> Blur:
+        """A Gaussian of ``deviation`` pixels, cut off at ``radius`` (three deviations)."""
+        if not 0 < deviation < math.inf:
+            raise InvalidArgumentError(f"the deviation of a blur must be positive, got {deviation}")
+        reach = math.ceil(3 * deviation) if radius is None else check_integer("radius", radius, 1)
+        line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
+        kernel = line[:, None] * line
+        return cls(kernel / kernel.sum())
+
+    @classmethod
+    def motion(cls, length: int, angle: float = 0.0) -> Blur:
+        """A straight stroke of ``length`` pixels at ``angle`` degrees, anticlockwise from the horizontal."""
+        reach = check_integer("length", length, 2) // 2 + 1
+        steps = torch.linspace(-(length - 1) / 2, (length - 1) / 2, 8 * length)
+        across, up = steps * math.cos(math.radians(angle)), steps * math.sin(math.radians(angle))
+        centre = torch.arange(-reach, reach + 1, dtype=torch.float32)
+        near_x = (1 - (centre - across[:, None]).abs()).clamp(min=0)
+        near_y = (1 - (centre + up[:, None]).abs()).clamp(min=0)
+        kernel = torch.einsum("np,nq->pq", near_y, near_x)
+        return cls(kernel / kernel.sum())
+
+    def A(self, x: Float[Tensor, "b c h w"], /) -> Float[Tensor, "b c h w"]:
+        """k * x."""
+        return self._filter(x, self._transfer(x))
+
+    def A_adjoint(self, y: Float[Tensor, "b c h w"], /) -> Float[Tensor, "b c h w"]:
+        """Correlation with k."""
+        return self._filter(y, self._transfer(y).conj())
+
+    def A_dagger(self, y: Float[Tensor, "b c h w"], /) -> Float[Tensor, "b c h w"]:
+        """Division by the transfer function where it is not zero."""
+        transfer = self._transfer(y)
+        passed = transfer != 0
+        return self._filter(y, torch.where(passed, 1 / torch.where(passed, transfer, 1), 0))
+
+    def _transfer(self, x: Tensor) -> Tensor:
+        """The kernel's discrete Fourier transform on the grid of x, its centre at pixel (0, 0)."""
+        (p, q), (h, w) = self.kernel.shape, x.shape[-2:]
+        if p > h or q > w:
+            raise InvalidArgumentError(f"the blur's kernel [{p}, {q}] is larger than the image [{h}, {w}]")
+        placed = torch.nn.functional.pad(self.kernel.to(x), (0, w - q, 0, h - p)).roll((-(p // 2), -(q // 2)), (0, 1))
+        transfer = torch.fft.rfft2(placed)
+        return torch.where(transfer.abs() < CUTOFF, 0, transfer)
+
+    @staticmethod
+    def _filter(x: Tensor, transfer: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[-2:])
+
+
+@final
+@dataclass(frozen=True)
+class Grayscale(AbstractLinearOperator):
+    """y = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
+
+    def A(self, x: Float[Tensor, "b 3 h w"], /) -> Float[Tensor, "b 1 h w"]:
+        """wᵀ x."""
+        return (self._weights(x) * x).sum(dim=1, keepdim=True)
+
+    def A_adjoint(self, y: Float[Tensor, "b 1 h w"], /) -> Float[Tensor, "b 3 h w"]:
+        """w y."""
+        return self._weights(y) * y
+
+    def A_dagger(self, y: Float[Tensor, "b 1 h w"], /) -> Float[Tensor, "b 3 h w"]:
+        """w y / ‖w‖²."""
+        weights = self._weights(y)
+        return weights / weights.square().sum() * y
+
+    @staticmethod
+    def _weights(x: Tensor) -> Tensor:
+        return x.new_tensor(LUMA)[:, None, None]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Matrix(AbstractLinearOperator):
+    """y = M x with x of ``shape`` flattened: projections, Gaussian compressed sensing, anything small."""
+
+    matrix: Float[Tensor, "m d"]
+    shape: tuple[int, ...]
+    pseudo: Float[Tensor, "d m"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.matrix.shape[1] != math.prod(self.shape):
+            raise InvalidArgumentError(
+                f"a matrix {list(self.matrix.shape)} does not apply to samples of shape {list(self.shape)}"
+            )
+        object.__setattr__(self, "pseudo", _pinv(self.matrix))
+
+    def A(self, x: Float[Tensor, "b *d"], /) -> Float[Tensor, "b m"]:
+        """M x."""
+        return x.flatten(1) @ self.matrix.to(x).T
+
+    def A_adjoint(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
+        """Mᵀ y."""
+        return (y @ self.matrix.to(y)).reshape(-1, *self.shape)
+
+    def A_dagger(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
+        """M⁺ y."""
+        return (y @ self.pseudo.to(y).T).reshape(-1, *self.shape)
+
+
+def gaussian_projections(shape: tuple[int, ...], count: int, seed: int) -> Matrix:
+    """Compressed sensing: ``count`` random Gaussian rows, each of norm 1."""
+    d = math.prod(shape)
+    rows = Noise.of(seed, check_integer("count", count, 1, d)).normal(d)
+    return Matrix(torch.nn.functional.normalize(rows, dim=1), shape)
+
+
+@final
+@dataclass(frozen=True)
+class RandomFourier(AbstractLinearOperator):
+    """Compressed sensing: ``count`` random coefficients of the orthonormal Hartley transform of ± x.
+
+    The Hartley transform, Re - Im of the Fourier transform, is real, symmetric and its own inverse; random
+    signs before it spread every coefficient over the image. A Aᵀ = I, so that A⁺ = Aᵀ.
+    """
+
+    shape: tuple[int, ...]
+    count: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("count", self.count, 1, math.prod(self.shape))
+
+    def A(self, x: Float[Tensor, "b *d"], /) -> Float[Tensor, "b m"]:
+        """S H D x."""
+        signs, kept = self._pattern(x.device)
+        return _hartley(x.flatten(1) * signs)[:, kept]
+
+    def A_adjoint(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
+        """D H Sᵀ y."""
+        signs, kept = self._pattern(y.device)
+        placed = y.new_zeros(len(y), len(signs)).index_copy(1, kept, y)
+        return (_hartley(placed) * signs).reshape(-1, *self.shape)
+
+    def A_dagger(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
+        """Aᵀ y."""
+        return self.A_adjoint(y)
+
+    def _pattern(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The signs of all pixels and the coefficients that are kept."""
+        noise, d = Noise.of(self.seed, 1, device=device), math.prod(self.shape)
+        signs = noise.fold(0).normal(d)[0].sign()
+        return signs, noise.fold(1).uniform(d)[0].argsort()[: self.count]
+
+
+def _hartley(x: Tensor) -> Tensor:
+    f = torch.fft.fft(x, norm="ortho")
+    return f.real - f.imag
+
+
+def _pinv(matrix: Tensor) -> Tensor:
+    return torch.linalg.pinv(matrix.double()).float()

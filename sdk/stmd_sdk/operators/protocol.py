@@ -1,0 +1,140 @@
+"""What an operator is: the methods of deepinv's physics that this project calls, and their checks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import InvalidArgumentError
+from ..noise import Noise
+
+__all__ = [
+    "AbstractLinearOperator",
+    "LinearOperator",
+    "Operator",
+    "check_linear",
+    "check_measurement",
+    "check_reachable",
+]
+
+ADJOINT_TOLERANCE = 1e-4  # relative; float32 sums of an image lose some 1e-6
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """Anything with a method ``A`` that maps samples [b, *d] to clean measurements [b, *m], row by row."""
+
+    def A(self, x: Any, /) -> Any:
+        """The clean measurements of x."""
+        ...
+
+
+@runtime_checkable
+class LinearOperator(Operator, Protocol):
+    """A linear operator with its adjoint and pseudoinverse: deepinv's ``LinearPhysics`` is one as it is."""
+
+    def A_adjoint(self, y: Any, /) -> Any:
+        """Aᵀ y."""
+        ...
+
+    def A_dagger(self, y: Any, /) -> Any:
+        """A⁺ y, the pseudoinverse."""
+        ...
+
+
+class AbstractLinearOperator(ABC):
+    """This project's own linear operators. All take batches, keep the device's type, and can be differentiated."""
+
+    @abstractmethod
+    def A(self, x: Float[Tensor, "b *d"], /) -> Float[Tensor, "b *m"]:
+        """The clean measurements of x."""
+
+    @abstractmethod
+    def A_adjoint(self, y: Float[Tensor, "b *m"], /) -> Float[Tensor, "b *d"]:
+        """Aᵀ y."""
+
+    @abstractmethod
+    def A_dagger(self, y: Float[Tensor, "b *m"], /) -> Float[Tensor, "b *d"]:
+        """A⁺ y, with A A⁺ A = A."""
+
+
+def check_linear(operator: Any, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise unless ``operator`` is linear on samples of ``shape``: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩ and A A⁺ A = A.
+
+    Foreign pseudoinverses are often iterative; one that is off by more than a hundredth is refused.
+    """
+    missing = [name for name in ("A", "A_adjoint", "A_dagger") if not callable(getattr(operator, name, None))]
+    if missing:
+        raise InvalidArgumentError(
+            f"{type(operator).__name__} has no method {missing[0]}: this needs a linear operator with A, "
+            "A_adjoint and A_dagger; for others use a log-likelihood (Measurement, chain, steer)"
+        )
+    noise = Noise.of(0, 1, device=device)
+    x = noise.fold(0).normal(*shape)
+    a_x = operator.A(x)
+    y = noise.fold(1).normal(*a_x.shape[1:])
+    adjoint = operator.A_adjoint(y)
+    if adjoint.shape != x.shape:
+        raise InvalidArgumentError(f"A_adjoint gives shape {list(adjoint.shape)}, x has {list(x.shape)}")
+    left, right = float((a_x * y).sum()), float((x * adjoint).sum())
+    scale = float(a_x.norm() * y.norm()) + 1e-12
+    if not abs(left - right) <= ADJOINT_TOLERANCE * scale:
+        raise InvalidArgumentError(
+            f"{type(operator).__name__}: A_adjoint is not the adjoint of A: <A x, y> = {left:.6g}, "
+            f"<x, A_adjoint y> = {right:.6g}"
+        )
+    gap = float((operator.A(operator.A_dagger(a_x)) - a_x).norm() / (a_x.norm() + 1e-12))
+    if not gap <= 1e-2:
+        raise InvalidArgumentError(
+            f"{type(operator).__name__}: A_dagger is no pseudoinverse of A: A A_dagger A differs from A by {gap:.2g}"
+        )
+
+
+def check_measurement(operator: Any, y: Any, shape: tuple[int, ...], device: torch.device) -> Float[Tensor, "1 *m"]:
+    """One measurement as the float32 batch [1, *m] that ``operator`` makes of a sample of ``shape``.
+
+    ``y`` may leave out the batch. Raises for another shape, and for values that are not finite.
+    """
+    if not callable(getattr(operator, "A", None)):
+        raise InvalidArgumentError(f"{type(operator).__name__} has no method A: it is no measurement operator")
+    if not isinstance(y, Tensor):
+        raise InvalidArgumentError(f"y must be a torch.Tensor, got a {type(y).__name__}")
+    try:
+        clean = operator.A(torch.zeros(1, *shape, device=device))
+    except RuntimeError as error:
+        raise InvalidArgumentError(
+            f"{type(operator).__name__} does not take samples of shape {list(shape)}: {error}"
+        ) from error
+    if y.shape == clean.shape[1:]:
+        y = y[None]
+    if y.shape != clean.shape:
+        raise InvalidArgumentError(
+            f"y must be one measurement of shape {list(clean.shape[1:])}, got {list(y.shape)}; "
+            "condition on one measurement at a time"
+        )
+    if not bool(y.isfinite().all()):
+        raise InvalidArgumentError("y has values that are not finite")
+    return y.to(device, torch.float32)
+
+
+def check_reachable(operator: LinearOperator, y: Float[Tensor, "1 *m"], bound: float | None) -> None:
+    """Raise unless some sample with values in [-bound, bound] has the noiseless measurement ``y``.
+
+    Of all samples with measurement y, A⁺ y is the shortest; and y must lie in the range of A.
+    """
+    shortest = operator.A_dagger(y)
+    gap = float((operator.A(shortest) - y).norm() / (y.norm() + 1e-12))
+    if not gap <= 1e-2:
+        raise InvalidArgumentError(
+            f"no sample has this measurement: A A_dagger y differs from y by {gap:.2g}; if y is noisy, give sigma"
+        )
+    size = float(shortest.square().mean().sqrt())
+    if bound is not None and size > bound * 1.001:
+        raise InvalidArgumentError(
+            f"y is out of range: samples lie in [{-bound:g}, {bound:g}], but the smallest with this measurement has "
+            f"a root mean square of {size:.3g}; scale images to [-1, 1]"
+        )

@@ -1,0 +1,64 @@
+"""``stmd restore``: what it writes shows the measurement, and bad requests are one line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from stmd_sdk import InvalidArgumentError
+from stmd_sdk.cli import app
+from stmd_sdk.operators import Blur, average_pool, check_linear
+from stmd_sdk.restore import parse_operator, read_image
+
+SHAPE = (1, 28, 28)
+
+
+@pytest.mark.parametrize("text", ["sr2", "sr4", "bicubic4", "deblur", "deblur:1", "motion", "motion:5:45"])
+def test_named_operators_are_linear_on_the_models_images(text):
+    operator, sigma = parse_operator(text, SHAPE)
+    check_linear(operator, SHAPE, torch.device("cpu"))
+    assert (sigma > 0) == isinstance(operator, Blur)
+
+
+def test_names_mean_what_they_say():
+    x = torch.randn(1, *SHAPE)
+    torch.testing.assert_close(parse_operator("sr4", SHAPE)[0].A(x), average_pool(SHAPE, 4).A(x))
+    torch.testing.assert_close(parse_operator("deblur:2", SHAPE)[0].A(x), Blur.gaussian(2.0).A(x))
+
+
+@pytest.mark.parametrize("text", ["sr3", "deblur:thick", "motion:1:2:3", "mask", "", "sr4:2"])
+def test_unknown_operators_are_refused(text):
+    with pytest.raises(InvalidArgumentError, match="--operator must be one of"):
+        parse_operator(text, SHAPE)
+
+
+def test_a_restored_image_keeps_what_the_mask_shows(tmp_path):
+    pixels = (np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).astype(np.uint8)
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[2:6, 2:6] = 0
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "restored.png"
+    command = ["restore", str(tmp_path / "image.png"), "-m", "digits", "--operator", f"mask:{tmp_path / 'mask.png'}"]
+    run = CliRunner().invoke(app, [*command, "--draws", "4", "--steps", "2", "--seed", "0", "-o", str(out)])
+    assert run.exit_code == 0, run.output
+    assert "4 draws given" in run.output
+    with Image.open(out) as sheet:
+        mean = np.asarray(sheet.convert("L"))[20 : 20 + 168, 12 + 180 : 12 + 180 + 168][10::21, 10::21]
+    assert np.abs(mean.astype(int) - pixels)[mask == 255].max() <= 1  # the mean's panel, 21 pixels to one
+
+
+def test_bad_files_are_one_line(tmp_path):
+    gray = tmp_path / "gray.png"
+    Image.fromarray(np.full((8, 8), 128, np.uint8)).save(gray)
+    for arguments, message in [
+        ([str(tmp_path / "absent.png"), "--operator", "sr2"], "not an image that can be read"),
+        ([str(gray), "--operator", f"mask:{gray}"], "a mask must hold 0 and 1 alone"),
+        ([str(gray), "--operator", "sr2"], "y must be one measurement of shape"),
+        ([str(gray), "--operator", "sr2", "-o", "x.jpg"], "must end in .png"),
+    ]:
+        run = CliRunner().invoke(app, ["restore", *arguments, "-m", "digits"])
+        assert run.exit_code == 2
+        assert message in run.output.replace("\n", " ")
+    assert read_image(gray, 3).shape == (3, 8, 8)
