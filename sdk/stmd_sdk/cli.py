@@ -16,6 +16,7 @@ import typer
 from .certify import certify
 from .console import console, exit_on_error
 from .errors import InvalidArgumentError
+from .evaluate import evaluate
 from .restore import restore
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def doctor() -> None:
 
 
 app.command()(certify)
+app.command()(evaluate)
 app.command()(restore)
 
 

@@ -6,66 +6,40 @@ Everything is checked when it is loaded: a damaged file, a NaN or a value out of
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .codec import Codec, PixelCodec, VectorCodec
+from .arrays import ArrayData, ShardedData
+from .cifar import cifar_files, read_cifar
+from .codec import PixelCodec, VectorCodec
 from .errors import DataError, InvalidArgumentError, requires_extra
 from .evaluation.mixtures import MIXTURES, GaussianMixture, mixture
+from .idx import idx_file, read_idx
+from .latents import INDEX, load_latents
+from .npz import npz_file, read_npz
+from .pictures import SUFFIXES
 
-__all__ = ["ArrayData", "load_data"]
+__all__ = ["ArrayData", "ShardedData", "load_data"]
 
 ASSETS = Path(__file__).parent / "assets"
 SPLITS = "train", "test"
-IDX_STEMS = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-SUFFIXES = ".png", ".jpg", ".jpeg", ".webp"
-CHUNK = 4096  # rows turned into floats at once
 HELD_OUT_DIGITS = 297
+SOURCES = {  # the recipes' own names: where the data come from
+    "mnist": "Put MNIST's four .gz files (https://yann.lecun.com/exdb/mnist) into a folder, and give it with --data",
+    "cifar10": "Unpack cifar-10-binary.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html), and give its folder "
+    "with --data",
+    "celeba-latents": "Get CelebA under its own terms (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html), run "
+    "stmd-cache-latents CELEBA_DIR --out celeba-latents, and give that folder with --data",
+}
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class ArrayData:
-    """A data set in memory: 8-bit images [n, c, h, w], or floats [n, ...] as the network sees them."""
-
-    name: str
-    array: UInt8[Tensor, "n c h w"] | Float[Tensor, "n *d"]
-    codec: Codec
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one sample, channels first."""
-        return tuple(self.array.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
-        """The samples at ``indices``, float32; 8-bit values x become x / 127.5 - 1."""
-        rows = self.array[indices]
-        return rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows
-
-    def root_mean_square(self) -> float:
-        """The root mean square about zero over all samples and coordinates: σ_d."""
-        chunks = torch.arange(len(self)).split(CHUNK)
-        total = sum(float(self[chunk].double().square().sum()) for chunk in chunks)
-        return math.sqrt(total / self.array.numel())
-
-
-def load_data(source: str | Path, *, split: str = "train") -> ArrayData | GaussianMixture:
+def load_data(source: str | Path, *, split: str = "train") -> ArrayData | ShardedData | GaussianMixture:
     """Load a data set by name, by path, or from Hugging Face.
 
     ``source`` is one of
@@ -73,6 +47,9 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Gaussi
     - ``"digits"``: the bundled 8×8 digits; the last 297 of 1797 are the test split.
     - ``"mixture2d"``, ``"mixture3"``, ``"mixture8"``, ``"mixture64"``: the analytic problems.
     - a folder with MNIST's IDX files, ``train-images-idx3-ubyte[.gz]`` and ``t10k-images-idx3-ubyte[.gz]``.
+    - a folder with CIFAR-10's binary files, ``data_batch_1.bin`` to ``test_batch.bin``.
+    - a folder with .npz files whose names end in the split, ``cifar10_train.npz`` and ``cifar10_test.npz``.
+    - a folder of latents that ``stmd-cache-latents`` wrote.
     - an IDX file of images, gzipped or not.
     - an .npz file: its array ``images``, else ``x``, else its only array. 8-bit images [n, h, w] or
       [n, h, w, c], float images [n, c, h, w] in [-1, 1], or float vectors [n, d].
@@ -94,12 +71,25 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Gaussi
         return _hugging_face(source, split)
     path = Path(source)
     if path.is_dir():
-        idx = _idx_of_folder(path, split)
-        return _images(path.name, read_folder(path) if idx is None else read_idx(idx))
+        return _folder(path, split)
     if not path.is_file():
         known = ", ".join(["digits", *MIXTURES])
-        raise DataError(f"{source}: no such file or folder, nor one of {known}, nor hf:ID")
+        where = f". {SOURCES[str(source)]}" if source in SOURCES else ""
+        raise DataError(f"{source}: no such file or folder, nor one of {known}, nor hf:ID{where}")
     return _npz(path) if path.suffix == ".npz" else _images(path.name, read_idx(path))
+
+
+def _folder(path: Path, split: str) -> ArrayData | ShardedData:
+    """The data of a folder, by what is in it."""
+    if (path / INDEX).is_file():
+        return load_latents(path)
+    if (idx := idx_file(path, split)) is not None:
+        return _images(path.name, read_idx(idx))
+    if (files := cifar_files(path, split)) is not None:
+        return _images(path.name, read_cifar(files)[0])
+    if (npz := npz_file(path, split)) is not None:
+        return _npz(npz)
+    return _images(path.name, read_folder(path))
 
 
 def _images(name: str, pixels: UInt8[np.ndarray, "n h w *c"]) -> ArrayData:
@@ -122,66 +112,9 @@ def _digits(split: str) -> ArrayData:
     return ArrayData("digits", images[:-HELD_OUT_DIGITS] if train else images[-HELD_OUT_DIGITS:], PixelCodec())
 
 
-def _idx_of_folder(folder: Path, split: str) -> Path | None:
-    """The IDX file of ``split`` in a folder of MNIST's, None in a folder of anything else."""
-    found = {
-        name: path
-        for name, stem in IDX_STEMS.items()
-        for path in (folder / f"{stem}.gz", folder / stem)
-        if path.is_file()
-    }
-    if found and split not in found:
-        raise DataError(f"{folder}: has no {IDX_STEMS[split]} nor {IDX_STEMS[split]}.gz for the {split} split")
-    return found.get(split)
-
-
-def read_idx(path: Path) -> UInt8[np.ndarray, "n h w"]:
-    """Read an IDX file of 8-bit images: 00 00 08 03, three big-endian dimensions, then exactly the pixels."""
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read, it may be truncated or damaged ({error})") from error
-    if content[:4] != b"\x00\x00\x08\x03":
-        raise DataError(
-            f"{path}: not an IDX file of images, it begins with {content[:4].hex(' ') or 'nothing'} "
-            "instead of 00 00 08 03"
-        )
-    if len(content) < 16:
-        raise DataError(f"{path}: truncated, its header has {len(content)} bytes instead of 16")
-    n, height, width = struct.unpack(">3I", content[4:16])
-    if min(n, height, width) == 0:
-        raise DataError(f"{path}: holds no images, its header says {n} of {height}×{width}")
-    if len(content) - 16 != n * height * width:
-        raise DataError(
-            f"{path}: damaged, its header says {n} images of {height}×{width}, "
-            f"but {len(content) - 16} bytes follow instead of {n * height * width}"
-        )
-    return np.frombuffer(content, np.uint8, offset=16).reshape(n, height, width).copy()
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    """The array ``images``, ``x``, or the only one."""
-    try:
-        with path.open("rb") as stream:
-            # np.load takes a bare .npy too, and leaks the file of a damaged archive that it opens itself.
-            file = np.lib.npyio.NpzFile(stream, allow_pickle=False)
-            named = [name for name in ("images", "x") if name in file.files]
-            if named or len(file.files) == 1:
-                array = file[(named or file.files)[0]]
-                if not isinstance(array, np.ndarray):
-                    raise ValueError(f"{named or file.files} is no array")
-                return array
-            names = ", ".join(file.files) or "none"
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as .npz, it may be truncated or damaged ({error})") from error
-    raise DataError(f"{path}: needs an array called images or x, has {names}")
-
-
 def _npz(path: Path) -> ArrayData:
     """The data of an .npz file."""
-    array = _read_npz(path)
+    array = read_npz(path)
     if array.size == 0:
         raise DataError(f"{path}: holds no samples, its array has shape {list(array.shape)}")
     if array.dtype == np.uint8:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 
-__all__ = ["SD_VAE_FT_EMA", "load_vae"]
+__all__ = ["SD_VAE_FT_EMA", "load_vae", "weights_file"]
 
 SD_VAE_FT_EMA = "stabilityai/sd-vae-ft-ema@f04b2c4b98319346dad8c65879f680b1997b204a"
 """The VAE of the paper's latents, at the revision that this project means."""
@@ -46,6 +46,11 @@ def load_vae(vae: str, sha256: str | None) -> Any:
     network = _build(config)
     network.load_state_dict(_tensors(weights, network.state_dict()), assign=True)
     return network.eval().requires_grad_(False)
+
+
+def weights_file(vae: str) -> Path:
+    """The file of a VAE's weights; raises :class:`CheckpointError` where it is not on this machine."""
+    return _files(vae)[1]
 
 
 def _files(vae: str) -> tuple[Path, Path]:

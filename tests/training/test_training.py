@@ -51,7 +51,7 @@ def weights(state):
 
 def test_every_bundled_recipe_is_read_and_builds_its_loss():
     names = recipe_names()
-    assert {"digits", "mixture2d", "mixture64", "mnist"} <= set(names)
+    assert {"digits", "mixture2d", "mixture64", "mnist", "mnist-compact", "cifar10", "celeba"} <= set(names)
     for name in names:
         recipe = load_recipe(name)
         spec = recipe.model_spec(1.0, {})
@@ -59,7 +59,12 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
         calibrated = name.endswith("-calibrated")
         assert (recipe.target == "residual") == calibrated, name
         assert (recipe.energy_score > 0) == calibrated, name
-        assert calibrated == (f"{name}-calibrated" not in names), name
+        of, _, variant = name.rpartition("-")
+        baseline = variant in ("meanflow", "ddpm")
+        assert recipe.objective == (variant if baseline else "stmd"), name
+        assert (calibrated or baseline) == (f"{name}-calibrated" not in names), name
+        if baseline:  # equal networks, steps and data
+            assert replace(recipe, objective="stmd", name=of) == load_recipe(of)
 
 
 def test_settings_override_nested_keys_and_name_what_they_do_not_know():

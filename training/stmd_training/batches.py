@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stmd_sdk.data import ArrayData
+from stmd_sdk.arrays import ArrayData, ShardedData
 from stmd_sdk.evaluation.mixtures import GaussianMixture
 from stmd_sdk.noise import Noise
 
@@ -33,16 +33,20 @@ class Batches(Protocol):
 class ArrayBatches:
     """Epochs of a finite data set, each in an order of its own; batches run on across epochs."""
 
-    data: ArrayData
+    data: ArrayData | ShardedData
     batch_size: int
     seed: int
     _order: tuple[int, Int[Tensor, " n"]] | None = field(default=None, init=False)
 
     def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
         """x_0 of step ``step``."""
+        return self.data[self.rows(step)]
+
+    def rows(self, step: int) -> Int[Tensor, " b"]:
+        """Which samples step ``step`` sees."""
         rows = range(step * self.batch_size, (step + 1) * self.batch_size)
         n = len(self.data)
-        return self.data[torch.stack([self._permutation(row // n)[row % n] for row in rows])]
+        return torch.stack([self._permutation(row // n)[row % n] for row in rows])
 
     def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
         if self._order is None or self._order[0] != epoch:
@@ -65,8 +69,8 @@ class MixtureBatches:
         return self.mixture.sample(Noise.of(self.seed, self.batch_size).fold(DATA).fold(step))
 
 
-def batches_of(data: ArrayData | GaussianMixture, batch_size: int, seed: int) -> Batches:
+def batches_of(data: ArrayData | ShardedData | GaussianMixture, batch_size: int, seed: int) -> Batches:
     """The batches of a data set."""
-    if isinstance(data, ArrayData):
-        return ArrayBatches(data, batch_size, seed)
-    return MixtureBatches(data, batch_size, seed)
+    if isinstance(data, GaussianMixture):
+        return MixtureBatches(data, batch_size, seed)
+    return ArrayBatches(data, batch_size, seed)

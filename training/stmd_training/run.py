@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import final
 
@@ -21,9 +23,10 @@ from rich.progress import (
 )
 
 import stmd_sdk
+from stmd_sdk.arrays import ArrayData, ShardedData
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.checkpoint import save_model
-from stmd_sdk.data import ArrayData
+from stmd_sdk.codec import Codec, LatentCodec
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.mixtures import GaussianMixture
 from stmd_sdk.files import check_writable, written_whole
@@ -33,6 +36,7 @@ from stmd_sdk.spec import Fact, ModelSpec
 
 from .batches import batches_of
 from .log import RunLog
+from .processes import ALONE, Processes
 from .recipe import Recipe
 from .state import load_state, save_state
 from .trainer import Step, TrainState, train
@@ -56,10 +60,11 @@ class Run:
     """
 
     recipe: Recipe
-    data: ArrayData | GaussianMixture
+    data: ArrayData | ShardedData | GaussianMixture
     folder: Path
     device: torch.device = torch.device("cpu")
     monitors: tuple[Monitor, ...] = ()
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         if self.data.shape != self.recipe.shape:
@@ -67,6 +72,9 @@ class Run:
                 f"{self.data.name} has samples of shape {list(self.data.shape)}, "
                 f"recipe {self.recipe.name!r} is for {list(self.recipe.shape)}"
             )
+        _check_codec(self.recipe.codec, self.data)
+        # What drawing samples needs is found to be missing now, and not at the first picture.
+        self.data.codec.prepare(self.recipe.shape)
         check_writable(self.state_path)
 
     @property
@@ -81,24 +89,30 @@ class Run:
 
     def __call__(self, *, restart: bool = False, progress: bool = True) -> Path:
         """Train to the last step and return the model's path; ``restart`` forgets what is in the folder."""
-        if restart:
+        if restart and self.processes.main:
             self.state_path.unlink(missing_ok=True)
-        spec = self.recipe.model_spec(self.data.root_mean_square(), {})
+        self.processes.wait()
+        spec = self.spec
         state = TrainState.fresh(spec, self.recipe, self.device)
         seconds = load_state(self.state_path, state, self.recipe) if self.state_path.exists() else 0.0
+        self.processes.check_same("done steps", state.step, self.device)
+        batches = batches_of(self.data, self.recipe.batch_size, self.recipe.seed)
+        steps = train(state, self.recipe.loss(spec), batches, self.recipe, self.processes)
+        if not self.processes.main:
+            deque(steps, maxlen=0)
+            return self.model_path
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic() - seconds
-        steps = train(
-            state,
-            self.recipe.loss(spec),
-            batches_of(self.data, self.recipe.batch_size, self.recipe.seed),
-            self.recipe,
-        )
         with RunLog(self.folder, state.step) as log, _progress(self.recipe, state.step, progress) as show:
             for step in steps:
                 show(step)
                 self._after(step, spec, state, log, time.monotonic() - started)
         return self.model_path
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The spec of the model that is trained, with the data's σ_d and codec: latents bring their VAE's digest."""
+        return replace(self.recipe, codec=self.data.codec).model_spec(self.data.root_mean_square(), {})
 
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps
@@ -142,10 +156,23 @@ class Run:
             "seed": self.recipe.seed,
             "seconds": round(seconds),
             "hardware": _hardware(self.device),
+            "processes": self.processes.count,
             "torch": torch.__version__,
             "sdk": stmd_sdk.__version__,
             "commit": _commit(),
         }
+
+
+def _check_codec(codec: Codec, data: ArrayData | ShardedData | GaussianMixture) -> None:
+    """Latents must be those of the recipe's VAE, which decodes what is trained on them."""
+    found, expected = data.codec, codec
+    if isinstance(found, LatentCodec) and isinstance(codec, LatentCodec) and codec.sha256 is None:
+        expected = replace(codec, sha256=found.sha256)
+    if found != expected:
+        raise DataError(
+            f"{data.name}: holds what {found} made, and the recipe is for {expected}; cache latents anew with "
+            "stmd-cache-latents --vae, or name their VAE with --set codec.vae=..."
+        )
 
 
 def _hardware(device: torch.device) -> str:

@@ -17,6 +17,7 @@ from stmd_sdk.spec import ModelSpec
 
 from .batches import LOSS, Batches
 from .losses import Loss
+from .processes import ALONE, Processes
 from .recipe import Recipe
 
 __all__ = ["Step", "TrainState", "learning_rate", "train"]
@@ -69,12 +70,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * warmup * decay
 
 
-def train(state: TrainState, loss: Loss, batches: Batches, recipe: Recipe) -> Iterator[Step]:
+def train(
+    state: TrainState, loss: Loss, batches: Batches, recipe: Recipe, processes: Processes = ALONE
+) -> Iterator[Step]:
     """Advance ``state`` to the recipe's last step, yielding after each one.
 
     Logging, saving and monitoring belong to the caller. A loss or gradient that is not finite raises TrainingError
-    before it touches the weights.
+    before it touches the weights. Of several processes each takes its rows of the batch, with the keys that these rows
+    have in any case: how many there are changes the rounding alone. The main one alone has the average.
     """
+    processes.check_batch(recipe.batch_size, recipe.flow.times.moving_rows(recipe.batch_size))
     device = next(state.network.parameters()).device
     # Matrix products in the recipe's precision; the losses see float32, and take their derivative in it.
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
@@ -82,16 +87,18 @@ def train(state: TrainState, loss: Loss, batches: Batches, recipe: Recipe) -> It
     def network(x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         return state.network(x, times).float()
 
-    noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)
+    noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)[processes.rows]
     while state.step < recipe.steps:
         rate = learning_rate(recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        x_0 = batches(state.step).to(device)
+        x_0 = batches(state.step)[processes.rows].to(device)
         with autocast:
             value = loss(network, x_0, noise.fold(state.step)).mean()
         state.optimizer.zero_grad(set_to_none=True)
         value.backward()
+        value = value.detach()
+        processes.average([value, *(p.grad for p in state.network.parameters() if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
         if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
             raise TrainingError(
@@ -100,5 +107,6 @@ def train(state: TrainState, loss: Loss, batches: Batches, recipe: Recipe) -> It
             )
         state.optimizer.step()
         state.step += 1
-        state.average(recipe.ema)
+        if processes.main:
+            state.average(recipe.ema)
         yield Step(state.step, value.item(), norm.item(), rate)

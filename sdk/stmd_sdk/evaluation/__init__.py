@@ -20,23 +20,30 @@ if TYPE_CHECKING:
     from .controls import control_posteriors
     from .coverage import heldout_certificate
     from .distances import energy_distance, frechet_distance, mmd, sliced_w2
+    from .features import Classifier, Features, load_classifier, load_features
     from .finding import Certificate, Finding
     from .joint import JointDraws, joint_draws
     from .kernel import control_certificates, kernel_certificate
     from .mixtures import GaussianMixture, MixturePosterior, exact_velocity, mixture
     from .neighbours import Neighbourhood, neighbourhood
+    from .quality import Quality, QualityReport, Reference, evaluate_model, reference
     from .report import Report
     from .statistics import Estimate
 
 # Names are imported when first used, as those of the package itself.
 HOMES = {
     "Certificate": "finding",
+    "Classifier": "features",
     "Estimate": "statistics",
+    "Features": "features",
     "Finding": "finding",
     "GaussianMixture": "mixtures",
     "JointDraws": "joint",
     "MixturePosterior": "mixtures",
     "Neighbourhood": "neighbours",
+    "Quality": "quality",
+    "QualityReport": "quality",
+    "Reference": "quality",
     "Report": "report",
     "bounded_start": "bounds",
     "certify_model": "certify",
@@ -46,6 +53,7 @@ HOMES = {
     "control_posteriors": "controls",
     "coupled_start": "bounds",
     "energy_distance": "distances",
+    "evaluate_model": "quality",
     "exact_velocity": "mixtures",
     "flow_residual": "bounds",
     "frechet_distance": "distances",
@@ -53,9 +61,12 @@ HOMES = {
     "joint_draws": "joint",
     "kernel_certificate": "kernel",
     "lipschitz_start": "bounds",
+    "load_classifier": "features",
+    "load_features": "features",
     "mixture": "mixtures",
     "mmd": "distances",
     "neighbourhood": "neighbours",
+    "reference": "quality",
     "sample_bound": "bounds",
     "sliced_w2": "distances",
     "transition_bound": "bounds",
@@ -63,12 +74,17 @@ HOMES = {
 
 __all__ = [
     "Certificate",
+    "Classifier",
     "Estimate",
+    "Features",
     "Finding",
     "GaussianMixture",
     "JointDraws",
     "MixturePosterior",
     "Neighbourhood",
+    "Quality",
+    "QualityReport",
+    "Reference",
     "Report",
     "bounded_start",
     "certify_model",
@@ -78,6 +94,7 @@ __all__ = [
     "control_posteriors",
     "coupled_start",
     "energy_distance",
+    "evaluate_model",
     "exact_velocity",
     "flow_residual",
     "frechet_distance",
@@ -85,9 +102,12 @@ __all__ = [
     "joint_draws",
     "kernel_certificate",
     "lipschitz_start",
+    "load_classifier",
+    "load_features",
     "mixture",
     "mmd",
     "neighbourhood",
+    "reference",
     "sample_bound",
     "sliced_w2",
     "transition_bound",

@@ -7,8 +7,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arrays import ArrayData, ShardedData
 from ..checks import check_integer
-from ..data import ArrayData, load_data
+from ..data import load_data
 from ..errors import InvalidArgumentError
 from ..files import check_writable
 from ..noise import Noise
@@ -47,6 +48,8 @@ def certify_model(
     source = load_data(trained_on if data is None else data, split="test")
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress)
+    elif isinstance(source, ShardedData):
+        raise InvalidArgumentError(f"{source.name} holds latents: certify on the held-out images themselves")
     else:
         report, panel = _on_held_out(sampler, source, pairs, mean_flow_steps, seed, progress)
     write_page(report, panel, as_page)

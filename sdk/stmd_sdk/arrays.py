@@ -1,0 +1,82 @@
+"""Finite data sets: samples by index."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import final
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from .codec import Codec
+
+__all__ = ["ArrayData", "ShardedData"]
+
+CHUNK = 4096  # rows turned into floats at once
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ArrayData:
+    """A data set in memory: 8-bit images [n, c, h, w], or floats [n, ...] as the network sees them."""
+
+    name: str
+    array: UInt8[Tensor, "n c h w"] | Float[Tensor, "n *d"]
+    codec: Codec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, channels first."""
+        return tuple(self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
+        """The samples at ``indices``, float32; 8-bit values x become x / 127.5 - 1."""
+        rows = self.array[indices]
+        return rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows.float()
+
+    def root_mean_square(self) -> float:
+        """The root mean square about zero over all samples and coordinates: σ_d."""
+        chunks = torch.arange(len(self)).split(CHUNK)
+        total = sum(float(self[chunk].double().square().sum()) for chunk in chunks)
+        return math.sqrt(total / self.array.numel())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ShardedData:
+    """A data set in several files, one after the other; memory-mapped, so that only rows in use take memory."""
+
+    name: str
+    shards: tuple[ArrayData, ...]
+
+    @property
+    def codec(self) -> Codec:
+        """What made the samples."""
+        return self.shards[0].codec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, channels first."""
+        return self.shards[0].shape
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards))
+
+    def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
+        """The samples at ``indices``, float32."""
+        rows = torch.empty(len(indices), *self.shape)
+        for shard, end in zip(self.shards, accumulate(map(len, self.shards)), strict=True):
+            here = (indices < end) & (indices >= end - len(shard))
+            rows[here] = shard[indices[here] - (end - len(shard))]
+        return rows
+
+    def root_mean_square(self) -> float:
+        """The root mean square about zero over all samples and coordinates: σ_d."""
+        total = sum(len(shard) * shard.root_mean_square() ** 2 for shard in self.shards)
+        return math.sqrt(total / len(self))

@@ -1,0 +1,136 @@
+"""Features to measure distances in: the hidden layer of a small classifier, trained by ``stmd-train-classifier``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..checkpoint import read_tensors
+from ..config import read_config
+from ..errors import CheckpointError, InvalidArgumentError
+
+__all__ = ["BUNDLED_CLASSIFIERS", "Classifier", "ClassifierFacts", "Features", "load_classifier", "load_features"]
+
+CLASSIFIERS = Path(__file__).parents[1] / "assets"
+SUFFIX = "-classifier.safetensors"
+BUNDLED_CLASSIFIERS = tuple(sorted(path.name.removesuffix(SUFFIX) for path in CLASSIFIERS.glob(f"*{SUFFIX}")))
+FACTS_KEY = "stmd_classifier"
+CHUNK = 500
+
+
+@final
+@dataclass(frozen=True)
+class ClassifierFacts:
+    """What a classifier was trained on, and how well it tells the classes of the test split apart."""
+
+    shape: tuple[int, ...]
+    data: str
+    classes: int
+    accuracy: float
+    epochs: int
+    seed: int
+
+    def to_json(self) -> str:
+        """The facts as JSON, for the weights' file."""
+        return json.dumps(asdict(self))
+
+
+@final
+class Classifier(nn.Module):
+    """Two convolutions and two fully connected layers; the first of these gives the 128 features.
+
+    The paper measures MNIST in the features of such a classifier before their ReLU. Its widths are this project's.
+    """
+
+    FEATURES = 128
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        if height % 4 or width % 4:
+            raise InvalidArgumentError(f"a classifier halves images twice: sides divisible by 4, got {height}x{width}")
+        self.first = nn.Conv2d(channels, 32, 3, padding=1)
+        self.second = nn.Conv2d(32, 64, 3, padding=1)
+        self.hidden = nn.Linear(4 * height * width, self.FEATURES)
+        self.out = nn.Linear(self.FEATURES, classes)
+
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 128"]:
+        """The hidden layer before its ReLU."""
+        for layer in (self.first, self.second):
+            x = nn.functional.max_pool2d(layer(x).relu(), 2)
+        return self.hidden(x.flatten(1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        """Logits."""
+        return self.out(self.features(x).relu())
+
+
+def load_classifier(name_or_path: str | Path) -> tuple[ClassifierFacts, Classifier]:
+    """A bundled classifier, or one from a file: float32, on the CPU, in evaluation mode."""
+    bundled = str(name_or_path) in BUNDLED_CLASSIFIERS
+    path = CLASSIFIERS / f"{name_or_path}{SUFFIX}" if bundled else Path(name_or_path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no classifier {str(name_or_path)!r}: neither a file nor one of the bundled ones "
+            f"({', '.join(BUNDLED_CLASSIFIERS)}); train one with: stmd-train-classifier --data DATA --out FILE"
+        )
+    tensors, metadata = read_tensors(path)
+    try:
+        facts = read_config(ClassifierFacts, json.loads(metadata[FACTS_KEY]))
+        classifier = Classifier(facts.shape, facts.classes)
+        classifier.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a classifier that stmd-train-classifier wrote ({error})") from error
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"{path}: has weights that are not finite numbers")
+    return facts, classifier.eval().requires_grad_(False)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A map from images in [-1, 1] to vectors, and what it is in words."""
+
+    name: str
+    extract: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n f"]:
+        """The features of samples on the CPU, in chunks."""
+        with torch.no_grad():
+            return torch.cat([self.extract(rows) for rows in x.split(CHUNK)])
+
+
+def load_features(name: str | None, shape: tuple[int, ...]) -> Features:
+    """Features of samples of ``shape``.
+
+    ``name`` is "pixels" for the samples themselves, a bundled classifier's name, a classifier's file, "inception" or
+    "inception:FILE"; None takes the bundled classifier of images of that shape. Raises :class:`CheckpointError` where
+    its weights are not on this machine, :class:`InvalidArgumentError` for images of another shape.
+    """
+    if name == "pixels":
+        return Features("pixels", lambda x: x.flatten(1))
+    if name is not None and name.split(":")[0] == "inception":
+        from .inception import inception_features  # noqa: PLC0415
+
+        return Features(*inception_features(name.partition(":")[2] or None, shape))
+    if name is None:
+        fitting = [known for known in BUNDLED_CLASSIFIERS if load_classifier(known)[0].shape == shape]
+        if not fitting:
+            raise InvalidArgumentError(
+                f"no bundled classifier sees samples of shape {list(shape)}: train one on labelled data of that shape "
+                "with stmd-train-classifier and give --features FILE, or compare --features pixels"
+            )
+        name = fitting[0]
+    facts, classifier = load_classifier(name)
+    if facts.shape != shape:
+        raise InvalidArgumentError(
+            f"classifier {name} sees images of shape {list(facts.shape)}, the samples have {list(shape)}"
+        )
+    return Features(f"classifier of {facts.data}, {100 * facts.accuracy:.2f} % accurate", classifier.features)

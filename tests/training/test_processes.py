@@ -1,0 +1,100 @@
+"""Laws of data parallelism: how many processes there are changes the rounding alone; a lost one stops the others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stmd_sdk.data import load_data
+from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.noise import Noise
+from stmd_training.batches import batches_of
+from stmd_training.processes import Processes
+from stmd_training.recipe import load_recipe
+from stmd_training.run import Run
+from stmd_training.state import load_state
+from stmd_training.trainer import TrainState, train
+
+TINY = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "log_every=1", "sample_every=100000")
+COMMAND = "from stmd_training.cli import main; main()"
+
+
+def launched(folder, *settings):
+    """Two processes of one run, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    arguments = ["mixture2d-calibrated", "--quiet", "--threads", "1", "--device", "cpu", "--out", str(folder)]
+    arguments += [f"--set={setting}" for setting in (*TINY, *settings)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", COMMAND, *arguments],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def test_the_rows_of_all_processes_are_the_batch_with_as_many_moving_ones_each():
+    noise = Noise.of(0, 64)
+    shares = [noise[Processes(rank, 4).rows] for rank in range(4)]
+    assert sorted(torch.cat([share.indices for share in shares]).tolist()) == list(range(64))
+    for share in shares:
+        assert (share.indices[: 48 // 4] < 48).all()
+        assert (share.indices[48 // 4 :] >= 48).all()
+    with pytest.raises(InvalidArgumentError, match="among 3 processes"):
+        Processes(0, 3).check_batch(64, 48)
+    with pytest.raises(InvalidArgumentError, match="16 rows have r < tau"):
+        Processes(0, 32).check_batch(64, 16)
+
+
+def test_two_processes_take_the_step_of_one_with_the_whole_batch(tmp_path):
+    processes = launched(tmp_path / "two", "steps=1")
+    recipe = load_recipe("mixture2d-calibrated", (*TINY, "steps=1"))
+    Run(recipe, load_data("mixture2d"), tmp_path / "one")(progress=False)
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+    one, two = (load_file(tmp_path / run / "state.safetensors") for run in ("one", "two"))
+    # After one step AdamW's first moment is a tenth of the gradient, once clipped.
+    moments = [name for name in one if name.startswith("exp_avg.")]
+    assert len(moments) > 5
+    for name in moments:
+        scale = float(one[name].abs().max())
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5 * scale)
+    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_lost_process_stops_the_other_and_one_alone_goes_on(tmp_path):
+    settings = ("steps=100000", "checkpoint_every=5")
+    main, other = launched(tmp_path / "run", *settings)
+    state_path = tmp_path / "run" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state_path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    other.send_signal(signal.SIGKILL)
+    _, stderr = main.communicate(timeout=120)
+    other.communicate()
+    assert main.returncode == 2, stderr
+    assert "another process of the run is gone" in stderr
+    assert "the last checkpoint is intact" in stderr
+    recipe, data = load_recipe("mixture2d-calibrated", (*TINY, *settings)), load_data("mixture2d")
+    spec = recipe.model_spec(data.root_mean_square(), {})
+    state = TrainState.fresh(spec, recipe, torch.device("cpu"))
+    load_state(state_path, state, recipe)
+    reached = state.step
+    assert reached > 0
+    assert reached % 5 == 0
+    step = next(train(state, recipe.loss(spec), batches_of(data, 32, recipe.seed), recipe))
+    assert step.step == reached + 1

@@ -1,0 +1,83 @@
+"""The paper's tables, and the smoke runs: each recipe's own code path at a size of seconds."""
+
+import sys
+
+import pytest
+
+from stmd_sdk.checkpoint import load_model
+from stmd_sdk.errors import CheckpointError, DataError
+from stmd_sdk.latents import cache_latents
+from stmd_sdk.networks import PRESETS
+from stmd_training.recipe import load_recipe
+from stmd_training.run import Run
+from stmd_training.smoke import smoke_test
+
+
+def test_recipes_are_the_papers_tables():
+    table = {"mnist": (5e-4, 150_000, "unet-mnist"), "cifar10": (1e-4, 450_000, "unet-cifar10")}
+    for name, (rate, steps, network) in table.items():
+        for suffix in ("", "-meanflow", "-ddpm", "-calibrated"):
+            recipe = load_recipe(name + suffix)
+            assert (recipe.learning_rate, recipe.steps, recipe.network) == (rate, steps, network)
+            assert (recipe.batch_size, recipe.ema) == (64, 0.9995)
+    celeba = load_recipe("celeba")
+    assert (celeba.batch_size, celeba.ema, celeba.network) == (64, 0.9995, "dit-m2")
+    assert celeba.codec.vae.startswith("stabilityai/sd-vae-ft-ema@")
+    assert celeba.codec.decoded_shape(celeba.shape) == (3, 256, 256)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers, as it saves the tiny VAE
+@pytest.mark.parametrize("name", ["celeba-calibrated", "cifar10-meanflow"])
+def test_a_smoke_run_goes_the_whole_way(tmp_path, monkeypatch, name):
+    from stmd_training import cli
+
+    monkeypatch.setattr(
+        sys, "argv", ["stmd-train", name, "--smoke", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    spec, _ = load_model(tmp_path / "model.safetensors")
+    whole = load_recipe(name)
+    kind = PRESETS[whole.network].kind
+    assert (spec.objective, spec.target, spec.network.kind) == (whole.objective, whole.target, kind)
+    assert spec.training["steps"] == 4
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
+    assert (tmp_path / "samples" / "0000004.png").exists()
+    if name.startswith("celeba"):
+        assert len(spec.codec.sha256) == 64
+
+
+def test_latents_of_another_vae_and_an_absent_vae_are_refused_before_training(tmp_path):
+    recipe, data = smoke_test(load_recipe("celeba"), tmp_path)
+    Run(recipe, data, tmp_path / "run")
+    with pytest.raises(DataError, match="the recipe is for LatentCodec"):
+        Run(load_recipe("celeba", ("shape=[4, 8, 8]",)), data, tmp_path / "run")
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    from stmd_sdk.vae import load_vae
+
+    load_vae.cache_clear()
+    with pytest.raises(CheckpointError, match="no VAE at"):
+        Run(recipe, data, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no VAE at"):
+        cache_latents(str(tmp_path / "pictures"), tmp_path / "more", recipe.codec, 64)
+    assert not (tmp_path / "more").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "where"), [("mnist", "yann.lecun.com"), ("cifar10", "kriz"), ("celeba", "CelebA.html")]
+)
+def test_missing_data_say_where_they_come_from(tmp_path, monkeypatch, capsys, name, where):
+    from stmd_training import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stmd-train", name])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert where in error
+    assert "--data" in error
+    assert list(tmp_path.iterdir()) == []

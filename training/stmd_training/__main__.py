@@ -1,0 +1,5 @@
+"""``python -m stmd_training``: what ``torchrun -m`` and ``accelerate launch -m`` start."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,56 @@
+"""``stmd-cache-latents``: encode pictures once, for recipes that train on latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from stmd_sdk.console import console, exit_on_error
+from stmd_sdk.vae import SD_VAE_FT_EMA
+
+__all__ = ["main"]
+
+
+def _cache(
+    source: Annotated[str, typer.Argument(help="A folder of pictures, CelebA's folder, or hf:ID, which is streamed.")],
+    out: Annotated[Path, typer.Option(help="The folder of latents.")] = Path("celeba-latents"),
+    vae: Annotated[str, typer.Option(help="A folder, or owner/name@commit in the local cache.")] = SD_VAE_FT_EMA,
+    size: Annotated[int, typer.Option(help="Pictures are cropped to the square and resized to this side.")] = 256,
+    split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws of the VAE's posterior.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+) -> None:
+    """Cache latents. Interrupt at any time; the same command goes on.
+
+    \b
+    stmd-cache-latents ~/celeba --out celeba-latents
+    stmd-train celeba --data celeba-latents
+    """
+    with exit_on_error():
+        from stmd_sdk.codec import LatentCodec  # noqa: PLC0415  after --help has been answered
+        from stmd_sdk.devices import resolve_device  # noqa: PLC0415
+        from stmd_sdk.latents import cache_latents  # noqa: PLC0415
+
+        with Progress(disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("pictures", total=None)
+            count = cache_latents(
+                source,
+                out,
+                LatentCodec(vae=vae),
+                size,
+                split=split,
+                seed=seed,
+                device=resolve_device(device),
+                report=lambda done: bar.update(task, completed=done),
+            )
+        console.print(f"{count} latents in {out}. Train on them: [bold]stmd-train celeba --data {out}[/bold]")
+
+
+def main() -> None:
+    """Run ``stmd-cache-latents``."""
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command()(_cache)
+    app()

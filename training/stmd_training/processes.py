@@ -1,0 +1,114 @@
+"""Data parallelism: processes that each take a share of every batch and add up their gradients.
+
+The derivative along the path runs below autograd and outside any wrapper's forward pass, so the gradients are summed
+by hand after the backward pass. ``torchrun`` and ``accelerate launch`` start the processes and say who is who.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stmd_sdk.errors import DeviceError, InvalidArgumentError, TrainingError
+
+__all__ = ["ALONE", "Processes", "joined_processes"]
+
+# Longer than the main process takes to draw and save while the others wait for it.
+PATIENCE = timedelta(minutes=20)
+LOST = (
+    "another process of the run is gone ({error}); the last checkpoint is intact. Give the same command again, "
+    "on as many processes as there are: it goes on from there"
+)
+
+
+@final
+@dataclass(frozen=True)
+class Processes:
+    """Who this process is among those of the run. Process 0 is the main one: it alone averages, logs, saves, draws."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is process 0."""
+        return self.rank == 0
+
+    @property
+    def rows(self) -> slice:
+        """This process's rows of a batch: every ``count``-th, so that each has its share of rows of either kind."""
+        return slice(self.rank, None, self.count)
+
+    def check_batch(self, batch_size: int, moving_rows: int) -> None:
+        """Raise unless a batch, and its rows with r < τ, can be shared out evenly."""
+        if batch_size % self.count or moving_rows % self.count:
+            raise InvalidArgumentError(
+                f"batch_size: {batch_size}, of which {moving_rows} rows have r < tau, cannot be shared out evenly "
+                f"among {self.count} processes"
+            )
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes; TrainingError where one of them is gone."""
+        if self.count == 1:
+            return
+        tensors = list(tensors)
+        try:
+            for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+                assert work is not None  # as it is for those who are in the group
+                work.wait()
+        except RuntimeError as error:
+            raise TrainingError(LOST.format(error=str(error).splitlines()[0])) from error
+        for tensor in tensors:
+            tensor.div_(self.count)
+
+    def check_same(self, what: str, value: int, device: torch.device) -> None:
+        """Raise unless all processes hold the same number."""
+        mean = torch.tensor(float(value), dtype=torch.float64, device=device)
+        self.average([mean])
+        if float(mean) != value:
+            raise TrainingError(
+                f"process {self.rank} has {what} {value}, and others have another: all must see the same folder"
+            )
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined_processes(device: str | None) -> Generator[tuple[Processes, str | None], None, None]:
+    """Join the processes that ``torchrun`` or ``accelerate launch`` started: who this is, and its own device.
+
+    NCCL on GPUs, one for each process; Gloo on CPUs. Without a launcher there is one process, on the device asked for.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "RANK" not in os.environ:  # a cluster may say the one without having started the other
+        yield ALONE, device
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    on_gpus = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if on_gpus and local >= torch.cuda.device_count():
+        raise DeviceError(
+            f"process {rank} wants GPU {local} of its machine, which has {torch.cuda.device_count()}: start one "
+            "process for each GPU, or train with --device cpu"
+        )
+    own = f"cuda:{local}" if on_gpus else "cpu"
+    if on_gpus:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(rank, count), own
+    finally:
+        dist.destroy_process_group()
