@@ -1,6 +1,6 @@
 """How much of the randomness each objective keeps, on four problems whose posterior is known exactly.
 
-    python benchmarks/fidelity.py --quick            two problems, the ablation's order, 5 minutes on two cores
+    python benchmarks/fidelity.py --quick            two problems, the ablation's order, 3 minutes on two cores
     python benchmarks/fidelity.py --seeds 0 1 2      the whole table, resumable: a cell that is done is not run again
 
 The ablation switches the residual target and the energy score on and off in the paper's recipe, with the same network,
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("fidelity"), help="folder of cells, fidelity.json and .png")
     options = parser.parse_args()
     if options.quick:
-        options.problems, options.share, options.pairs = ("mixture2d", "mixture8"), 0.06, 2048
+        options.problems, options.share, options.pairs = ("mixture2d", "mixture8"), 0.025, 2048
     options.out.mkdir(parents=True, exist_ok=True)
     cells = [
         Cell(problem, method, seed, options.share, options.pairs)
