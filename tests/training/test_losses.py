@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stmd_sdk.networks import UNetConfig, build_network
 from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import STMDPosterior
 from stmd_sdk.schedule import VPSchedule, expand
@@ -82,6 +83,19 @@ def test_central_differences_agree_with_forward_mode(output):
     tau, _ = TimeSampler()(noise.fold(3))
     smooth = slice(None) if output == "velocity" else tau > 0.15
     torch.testing.assert_close(values[0][smooth], values[1][smooth], rtol=5e-3, atol=3e-3)
+
+
+@pytest.mark.parametrize("derivative", ["jvp", "central"])
+def test_under_autocast_the_loss_of_a_unet_is_that_in_float32_up_to_rounding(derivative):
+    network = build_network(UNetConfig(channels=(8, 16), groups=4), in_channels=2, out_channels=1, times=3, size=(8, 8))
+    for parameter in network.parameters():  # the last layer begins at zero, where there is nothing to derive
+        torch.nn.init.normal_(parameter, std=0.05)
+    loss = STMDLoss(SCHEDULE, flow=FlowLoss(TimeSampler(moving_share=1.0), power=0.0, derivative=derivative))
+    x_0, noise = Noise.of(1, 16).normal(1, 8, 8), Noise.of(0, 16)
+    expected = loss(network, x_0, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(lambda x, times: network(x, times).float(), x_0, noise)
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0)
 
 
 def test_the_target_carries_no_gradient():

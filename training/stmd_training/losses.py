@@ -52,13 +52,21 @@ def _velocity_and_derivative(
     method: Derivative, velocity: Velocity, z: Tensor, r: Tensor, tau: Tensor, v: Tensor, rows: slice
 ) -> tuple[Tensor, Tensor]:
     """u(z_τ, r, τ) with its graph, and its derivative v·∂_z u + ∂_τ u along the path, r fixed, without one."""
-    if method == "jvp":
-        return value_and_derivative(lambda z, tau: velocity(z, r, tau, rows), (z, tau), (v, torch.ones_like(tau)))
+
+    def u(z: Tensor, tau: Tensor) -> Tensor:
+        return velocity(z, r, tau, rows)
+
+    one = torch.ones_like(tau)
+    if method == "jvp" and not torch.is_autocast_enabled(z.device.type):
+        return value_and_derivative(u, (z, tau), (v, one))
+    # Under autocast the derivative stays float32, at the price of an evaluation of its own.
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        step = expand(torch.full_like(tau, CENTRAL_STEP), z) * v
-        ahead = velocity(z + step, r, tau + CENTRAL_STEP, rows)
-        behind = velocity(z - step, r, tau - CENTRAL_STEP, rows)
-    return velocity(z, r, tau, rows), (ahead - behind) / (2 * CENTRAL_STEP)
+        if method == "jvp":
+            _, derivative = value_and_derivative(u, (z, tau), (v, one))
+        else:
+            h = CENTRAL_STEP
+            derivative = (u(z + h * v, tau + h) - u(z - h * v, tau - h)) / (2 * h)
+    return u(z, tau), derivative
 
 
 @final
