@@ -110,5 +110,6 @@ def joined_processes(device: str | None) -> Generator[tuple[Processes, str | Non
     dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
     try:
         yield Processes(rank, count), own
+        dist.barrier()  # Gloo's threads abort a process whose peer leaves first
     finally:
         dist.destroy_process_group()
