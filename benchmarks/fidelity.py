@@ -19,7 +19,6 @@ import statistics
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,17 @@ from jaxtyping import Float
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
+from solvers import ddim
 from torch import Tensor
 
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
+from stmd_sdk.evaluation.statistics import spread
 from stmd_sdk.files import written_whole
 from stmd_sdk.loop import reverse_sde, time_grid
 from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import Network, Posterior, STMDPosterior
-from stmd_sdk.schedule import VPSchedule, expand
+from stmd_sdk.schedule import VPSchedule
 from stmd_training.batches import batches_of
 from stmd_training.losses import Loss, STMDLoss, energy_score
 from stmd_training.recipe import Recipe, load_recipe
@@ -161,14 +162,7 @@ def _exact(method: str, data: GaussianMixture, schedule: VPSchedule, n: int, cel
 
     if method == "DDPM, exact score":
         return _draw(mean, data, schedule, n, cell)
-    noise = Noise.of(1000 + cell.seed, _size(data, cell))
-    x = noise.fold(0).normal(*data.shape)
-    for t, s in x.new_tensor(list(pairwise(time_grid(n))))[:, :, None].expand(-1, -1, len(x)):
-        # DDIM (Song et al., 2021), η = 0
-        x_0 = mean(x, t, noise)
-        epsilon = (x - expand(schedule.alpha(t), x) * x_0) / expand(schedule.sigma(t), x)
-        x = schedule.marginal(x_0, s, epsilon)
-    return x
+    return ddim(mean, schedule, time_grid(n), data.shape, Noise.of(1000 + cell.seed, _size(data, cell)))
 
 
 def _distance(data: GaussianMixture, samples: Tensor, cell: Cell) -> dict[str, float]:
@@ -183,7 +177,7 @@ def _distance(data: GaussianMixture, samples: Tensor, cell: Cell) -> dict[str, f
 
 
 def tables(rows: list[Row]) -> list[Table]:
-    """One table a problem: means over seeds, and half the range where there are several."""
+    """One table a problem: means and standard deviations over seeds."""
     made: list[Table] = []
     for problem in dict.fromkeys(row["problem"] for row in rows):
         here = [row for row in rows if row["problem"] == problem]
@@ -203,19 +197,14 @@ def tables(rows: list[Row]) -> list[Table]:
             cells = ["" for _ in range(len(times) + 2)]
             if "kernel M=1" in group[0]:
                 kernels = [row["kernel M=1"] for row in group]
-                cells = [_over([k["variance ratio"][t] for k in kernels]) for t in times]
-                cells += [_over([max(k[measure].values()) for k in kernels]) for measure in ("mode mass", "TARP")]
+                cells = [spread([k["variance ratio"][t] for k in kernels], 3) for t in times]
+                cells += [spread([max(k[measure].values()) for k in kernels], 3) for measure in ("mode mass", "TARP")]
             ratios = [[row["distance"][str(n)] for row in group] for n in STEPS]
-            cells += [_over([one["value"] / one["floor"] for one in column], 1) for column in ratios]
+            cells += [spread([one["value"] / one["floor"] for one in column], 1) for column in ratios]
             seconds = [row["cpu_seconds"] for row in group if "cpu_seconds" in row]
             table.add_row(method, *cells, f"{statistics.mean(seconds):.0f}" if seconds else "")
         made.append(table)
     return made
-
-
-def _over(values: list[float], digits: int = 3) -> str:
-    spread = (max(values) - min(values)) / 2
-    return f"{statistics.mean(values):.{digits}f}" + (f" ±{spread:.{digits}f}" if len(values) > 1 else "")
 
 
 def plot(rows: list[Row], path: Path) -> None:

@@ -17,27 +17,25 @@ import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import torch
-from jaxtyping import Float
 from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
+from solvers import ddim, dpm_solver
 from torch import Tensor
 
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import Quality, Reference, reference
+from stmd_sdk.evaluation.statistics import spread
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
 from stmd_sdk.loop import time_grid
 from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import Posterior
 from stmd_sdk.sampler import Sampler
-from stmd_sdk.schedule import VPSchedule, expand
 
 BATCH = 500
 COLUMNS = 10
@@ -75,40 +73,6 @@ class Row:
     evaluations: int
     quality: Quality
     training: dict[str, Any]
-
-
-def ddim(
-    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
-) -> Float[Tensor, "b *d"]:
-    """DDIM with η = 0 (Song et al., 2021)."""
-    x = noise.fold(0).normal(*shape)
-    for t, s in pairwise(x.new_tensor(times)[:, None].expand(-1, len(x))):
-        x_0 = posterior(x, t, noise)
-        epsilon = (x - expand(schedule.alpha(t), x) * x_0) / expand(schedule.sigma(t), x)
-        x = schedule.marginal(x_0, s, epsilon)
-    return x
-
-
-def dpm_solver(
-    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
-) -> Float[Tensor, "b *d"]:
-    """DPM-Solver++(2M) (Lu et al., 2022), its first and last step of first order."""
-    x = noise.fold(0).normal(*shape)
-    before: tuple[Tensor, Tensor] | None = None  # the last x_0, and the step in λ = log(α/σ) that it was made for
-    for t, s in pairwise(x.new_tensor(times)[:, None].expand(-1, len(x))):
-        x_0 = posterior(x, t, noise)
-        if float(s[0]) == 0:
-            return x_0
-        h = _half_log_snr(schedule, s) - _half_log_snr(schedule, t)
-        ratio = expand(schedule.sigma(s) / schedule.sigma(t), x)
-        slope = 0 if before is None else expand(h / (2 * before[1]), x) * (x_0 - before[0])
-        x = ratio * x - expand(schedule.alpha(s) * torch.expm1(-h), x) * (x_0 + slope)
-        before = x_0, h
-    return x
-
-
-def _half_log_snr(schedule: VPSchedule, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    return schedule.alpha(t).log() - schedule.sigma(t).log()
 
 
 def draws_of(sampler: Sampler) -> dict[str, Draw]:
@@ -176,14 +140,13 @@ def table(rows: list[Row], against: Reference) -> Table:
     for method, n in dict.fromkeys((row.method, row.evaluations) for row in rows):
         group = [row for row in rows if (row.method, row.evaluations) == (method, n)]
         found = [row.quality.frechet for row in group]
-        deviation = f" ±{statistics.stdev(found):.2f}" if len(found) > 1 else ""
         near = [row.quality.neighbourhood for row in group]
         means = (statistics.mean(one.precision for one in near), statistics.mean(one.recall for one in near))
         claim, facts = claim_for(against.shape, method, n), group[0].training
         made.add_row(
             method,
             str(n),
-            f"{statistics.mean(found):.2f}{deviation}",
+            spread(found, 2),
             *(f"{mean:.3f}" for mean in means),
             "" if claim is None else f"{claim.value:g}",
             "" if claim is None else claim.status,

@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
 
 def _checked_times(trained: Sampler, whole: Whole | None) -> tuple[float, ...]:
     """The grid of a whole sampler, () for a network. What the sampler refuses is refused before any work."""
-    if getattr(trained, "guides", ()):
+    if trained.guides:
         raise InvalidArgumentError("a guided sampler cannot be exported: its guide is not part of the graph")
     if whole is None:
         return ()

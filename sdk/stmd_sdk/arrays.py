@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from .codec import Codec
+from .noise import Noise
 
 __all__ = ["ArrayData", "ShardedData"]
 
@@ -39,6 +40,10 @@ class ArrayData:
         """The samples at ``indices``, float32; 8-bit values x become x / 127.5 - 1."""
         rows = self.array[indices]
         return rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows.float()
+
+    def some(self, n: int, seed: int) -> Float[Tensor, "n *d"]:
+        """``n`` different samples in random order, or all if there are fewer."""
+        return self[Noise.of(seed, len(self)).uniform().argsort()[:n]]
 
     def root_mean_square(self) -> float:
         """The root mean square about zero over all samples and coordinates: σ_d."""

@@ -1,11 +1,13 @@
 """The latency benchmark: its arithmetic, its table, its grid, and one small run of the command."""
 
-import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import contenders
+import latency
+import measuring
 import pytest
 import torch
 
@@ -13,17 +15,8 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-
-
-def module(name):
-    return importlib.import_module(name)
-
-
 def test_the_floor_is_the_largest_of_arithmetic_traffic_and_launches():
-    machine = module("measuring").Machine(CPU, flops=100.0, bandwidth=10.0, launch=2.0)
+    machine = measuring.Machine(CPU, flops=100.0, bandwidth=10.0, launch=2.0)
     assert machine.floor(400, 10, 1) == 4
     assert machine.floor(100, 50, 1) == 5
     assert machine.floor(100, 10, 3) == 6
@@ -33,7 +26,7 @@ def test_a_linear_layer_costs_two_flops_a_weight_and_its_bytes():
     layer = torch.nn.Linear(6, 5, bias=False)
     product = layer.forward
     layer.forward = lambda x, times: product(x)
-    assert module("measuring").evaluation_cost(layer, torch.zeros(7, 6), torch.zeros(7, 3)) == (
+    assert measuring.evaluation_cost(layer, torch.zeros(7, 6), torch.zeros(7, 3)) == (
         2 * 7 * 6 * 5,
         4 * (6 * 5 + 7 * 6 + 7 * 3 + 7 * 5),
     )
@@ -42,27 +35,26 @@ def test_a_linear_layer_costs_two_flops_a_weight_and_its_bytes():
 def test_calls_take_turns_after_one_of_each_that_is_not_counted():
     order = []
     calls = [lambda: order.append("a"), lambda: order.append("b")]
-    first, taken = module("measuring").interleaved(calls, CPU, 4)
+    first, taken = measuring.interleaved(calls, CPU, 4)
     assert order == ["a", "b"] * 5
     assert (len(first), [len(times) for times in taken]) == (2, [4, 4])
-    _, taken = module("measuring").interleaved(calls, CPU, 9, budget=0)
+    _, taken = measuring.interleaved(calls, CPU, 9, budget=0)
     assert [len(times) for times in taken] == [3, 3]
 
 
 def test_a_summary_is_quantiles_and_the_spread_of_the_quartiles():
-    found = module("measuring").summary(range(101))
+    found = measuring.summary(range(101))
     assert found == {"median": 50, "p95": 95, "p99": 99, "spread": 1}
 
 
 def test_memory_is_that_of_the_peak():
-    taken = module("measuring").peak_memory(lambda: torch.ones(2**23).sum(), CPU)
+    taken = measuring.peak_memory(lambda: torch.ones(2**23).sum(), CPU)
     if taken is None:
         pytest.skip("this system does not tell")
     assert taken == pytest.approx(2**25, rel=0.2)
 
 
 def test_overhead_compares_within_a_round():
-    contenders, latency = module("contenders"), module("latency")
     each = contenders.Contender("a", lambda: None, 4, bare="bare")
     # The clock slows down tenfold; the overhead stays one tenth.
     assert latency.overhead({"a": [1.1, 11.0, 5.5], "bare": [1.0, 10.0, 5.0]}, each) == pytest.approx(0.1)
@@ -70,7 +62,6 @@ def test_overhead_compares_within_a_round():
 
 
 def test_the_grid_is_what_was_asked_for():
-    latency = module("latency")
     quick = latency.grid(latency.parsed(["--quick", "--device", "cpu"]))
     assert [(cell.model, cell.batch, cell.evaluations) for cell in quick] == [("mnist", 1, 4), ("mnist", 16, 4)]
     asked = latency.grid(latency.parsed(["--models", "digits", "--batches", "3", "--steps", "1", "2"]))
@@ -99,4 +90,4 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
 
 def test_the_readme_shows_the_stored_run():
     stored = json.loads((ROOT / "docs" / "latency-cpu.json").read_text())
-    assert module("latency").markdown(stored["rows"]) in (ROOT / "README.md").read_text()
+    assert latency.markdown(stored["rows"]) in (ROOT / "README.md").read_text()

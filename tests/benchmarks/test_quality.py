@@ -1,29 +1,19 @@
 """The quality benchmark: its solvers have their orders, its figures stand beside the paper's with their status."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
+import quality
 import torch
+from solvers import ddim, dpm_solver
 
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
 from stmd_sdk.sampler import time_grid
 from stmd_sdk.schedule import VPSchedule, expand
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "quality.py"
 SCHEDULE, DEVIATION = VPSchedule(), 0.5
-
-
-@pytest.fixture(scope="module")
-def quality():
-    spec = importlib.util.spec_from_file_location("quality", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quality"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def gaussian_mean(x_t, t, _noise):
@@ -32,8 +22,8 @@ def gaussian_mean(x_t, t, _noise):
     return alpha * DEVIATION**2 * x_t / (alpha**2 * DEVIATION**2 + variance)
 
 
-@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpm_solver", 2)])
-def test_solvers_follow_the_probability_flow_with_their_order(quality, solver, order):
+@pytest.mark.parametrize(("solver", "order"), [(ddim, 1), (dpm_solver, 2)])
+def test_solvers_follow_the_probability_flow_with_their_order(solver, order):
     """For data N(0, s²) the flow keeps x_t / √(α_t² s² + σ_t²), up to any time; here from 1 to 0.3."""
     noise = Noise.of(0, 8)
     x_1 = noise.fold(0).normal(4).double()
@@ -43,16 +33,16 @@ def test_solvers_follow_the_probability_flow_with_their_order(quality, solver, o
 
     def error(n):
         times = [1 - 0.7 * k / n for k in range(n + 1)]
-        found = getattr(quality, solver)(gaussian_mean, SCHEDULE, times, (4,), noise)
+        found = solver(gaussian_mean, SCHEDULE, times, (4,), noise)
         return float((found.double() - exact).abs().max())
 
     assert error(32) / error(64) == pytest.approx(2**order, rel=0.25)
     # All the way to 0 the error still vanishes.
-    end = getattr(quality, solver)(gaussian_mean, SCHEDULE, time_grid(256), (4,), noise)
+    end = solver(gaussian_mean, SCHEDULE, time_grid(256), (4,), noise)
     torch.testing.assert_close(end.double(), x_1 * DEVIATION / spread[0], rtol=0.02, atol=0.01)
 
 
-def test_figures_stand_beside_the_papers_with_their_status(quality, tmp_path, monkeypatch, capsys):
+def test_figures_stand_beside_the_papers_with_their_status(tmp_path, monkeypatch, capsys):
     arguments = f"--data digits --calibrated digits --steps 1 2 --features pixels --out {tmp_path / 'q'}"
     monkeypatch.setattr(sys, "argv", ["quality.py", *arguments.split()])
     quality.main()

@@ -75,8 +75,7 @@ def _on_held_out(
     spec = sampler.spec
     _same_shape(sampler, data.name, data.shape)
     n = min(len(data), HELDOUT_PAIRS if pairs is None else pairs)
-    chosen = Noise.of(seed, len(data)).uniform().argsort()[:n]
-    x_0 = spec.codec.encode(data[chosen])
+    x_0 = spec.codec.encode(data.some(n, seed))
     posterior = _posterior(sampler, mean_flow_steps)
     certificate = heldout_certificate(posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=progress)
     report = Report(spec.name, data.name, mean_flow_steps, str(sampler.device), certificate, {})

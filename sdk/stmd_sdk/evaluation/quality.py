@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +24,13 @@ from ..checks import check_integer
 from ..data import load_data
 from ..errors import DataError, InvalidArgumentError
 from ..files import written_whole
-from ..noise import Noise
 from ..progress import progress_bar
 from ..sampler import Sampler
 from .distances import frechet_distance
 from .features import Features, load_features
 from .inception import inception_weights
 from .neighbours import Neighbourhood, neighbourhood
+from .statistics import spread
 
 __all__ = ["Quality", "QualityReport", "Reference", "evaluate_model", "reference"]
 
@@ -86,13 +85,13 @@ def reference(data: str, *, n: int | None = None, features: str | None = None, s
     if n > len(held_out):
         raise InvalidArgumentError(f"n: {data} has {len(held_out)} images in its test split, fewer than {n}")
     extract = load_features(features, held_out.shape)
-    vectors = extract(held_out[_some(held_out, n, seed)])
+    vectors = extract(held_out.some(n, seed))
     if n <= vectors.shape[1]:
         raise InvalidArgumentError(f"n: {n} samples are too few for {vectors.shape[1]} features, take more")
     same = train.array.shape == held_out.array.shape and torch.equal(train.array, held_out.array)
     floor = None
     if not same and len(train) >= n:
-        floor = frechet_distance(extract(train[_some(train, n, seed)]), vectors)
+        floor = frechet_distance(extract(train.some(n, seed)), vectors)
     return Reference(held_out.name, held_out.shape, extract, vectors, floor)
 
 
@@ -187,21 +186,11 @@ class QualityReport:
             temporary.write_text(json.dumps(self.facts(), indent=1) + "\n")
 
 
-def spread(values: list[float], digits: int) -> str:
-    """A mean, ± the standard deviation where there are several values."""
-    deviation = f" ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
 def _images(source: str, split: str) -> ArrayData:
     data = load_data(source, split=split)
     if not isinstance(data, ArrayData):
         raise DataError(f"{source}: samples are compared with images or vectors, not with latents or a mixture")
     return data
-
-
-def _some(data: ArrayData, n: int, seed: int) -> Tensor:
-    return Noise.of(seed, len(data)).uniform().argsort()[:n]
 
 
 def _check_runs(sampler: Sampler, runs: Sequence[tuple[int, int, int]]) -> None:

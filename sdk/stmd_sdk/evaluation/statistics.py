@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ __all__ = [
     "mean_estimate",
     "normal_p_value",
     "ratio_estimate",
+    "spread",
 ]
 
 NORMAL_95 = 1.96
@@ -126,3 +128,9 @@ def bridge_quantile(levels: int) -> float:
 def _several(n: int) -> None:
     if n < 2:
         raise InvalidArgumentError(f"a standard error needs at least 2 independent values, got {n}")
+
+
+def spread(values: list[float], digits: int) -> str:
+    """A mean, ± the standard deviation where there are several values."""
+    deviation = f" ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"

@@ -1,0 +1,50 @@
+"""Deterministic solvers of the probability flow, over any posterior mean: DDIM and DPM-Solver++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import Posterior
+from stmd_sdk.schedule import VPSchedule, expand
+
+__all__ = ["ddim", "dpm_solver"]
+
+
+def ddim(
+    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
+) -> Float[Tensor, "b *d"]:
+    """DDIM with η = 0 (Song et al., 2021)."""
+    x = noise.fold(0).normal(*shape)
+    for t, s in pairwise(x.new_tensor(times)[:, None].expand(-1, len(x))):
+        x_0 = posterior(x, t, noise)
+        epsilon = (x - expand(schedule.alpha(t), x) * x_0) / expand(schedule.sigma(t), x)
+        x = schedule.marginal(x_0, s, epsilon)
+    return x
+
+
+def dpm_solver(
+    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
+) -> Float[Tensor, "b *d"]:
+    """DPM-Solver++(2M) (Lu et al., 2022), its first and last step of first order."""
+    x = noise.fold(0).normal(*shape)
+    before: tuple[Tensor, Tensor] | None = None  # the last x_0, and the step in λ = log(α/σ) that it was made for
+    for t, s in pairwise(x.new_tensor(times)[:, None].expand(-1, len(x))):
+        x_0 = posterior(x, t, noise)
+        if float(s[0]) == 0:
+            return x_0
+        h = _half_log_snr(schedule, s) - _half_log_snr(schedule, t)
+        ratio = expand(schedule.sigma(s) / schedule.sigma(t), x)
+        slope = 0 if before is None else expand(h / (2 * before[1]), x) * (x_0 - before[0])
+        x = ratio * x - expand(schedule.alpha(s) * torch.expm1(-h), x) * (x_0 + slope)
+        before = x_0, h
+    return x
+
+
+def _half_log_snr(schedule: VPSchedule, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    return schedule.alpha(t).log() - schedule.sigma(t).log()
