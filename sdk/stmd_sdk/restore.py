@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .operators import LinearOperator
     from .summary import PosteriorSummary
 
-__all__ = ["parse_operator", "picture", "read_image", "restore"]
+__all__ = ["as_the_network_sees", "parse_operator", "picture", "read_image", "restore"]
 
 BLUR_SIGMA = 0.02  # of 8-bit images: undoing a blur without noise would amplify their rounding
 OPERATORS = "mask:FILE, sr2, sr4, bicubic2, bicubic4, deblur[:DEVIATION], motion[:LENGTH[:ANGLE]], gray"
@@ -51,23 +51,40 @@ def restore(
 
         check_writable(out)
         sampler = Sampler.from_pretrained(model, device=device)
-        if len(sampler.spec.shape) != 3:
+        shape = sampler.spec.codec.decoded_shape(sampler.spec.shape)
+        if len(shape) != 3:
             raise InvalidArgumentError(f"{model} draws no images: restore them with Sampler.condition")
-        damage, usual = parse_operator(operator, sampler.spec.shape)
+        damage, usual = parse_operator(operator, shape)
         sigma, seed = usual if sigma is None else sigma, fresh_seed() if seed is None else seed
-        y = read_image(image, 1 if operator == "gray" and not simulate else sampler.spec.shape[0])[None]
+        y = read_image(image, 1 if operator == "gray" and not simulate else shape[0])[None]
         if simulate:
             clean = damage.A(y)
             y = clean + sigma * Noise.of(seed, 1).fold(0).normal(*clean.shape[1:])
         elif operator.startswith("mask:"):
             y = damage.A(y)  # what the image shows under the mask is not measured
         started = time.perf_counter()
-        conditioned = sampler.condition(damage, y, sigma=sigma)
+        conditioned = sampler.condition(*as_the_network_sees(damage, y, sampler), sigma=sigma)
         x = conditioned.sample(draws, inference_steps=steps, seed=seed, progress=True)
         with written_whole(out) as path:
             picture(y, x, posterior_summary(x)).save(path)
         console.print(f"{draws} draws given {image}: {operator}, sigma {sigma:g}, {steps} inference steps, seed {seed}")
         console.print(f"{time.perf_counter() - started:.2f} s on {sampler.device}, written to {out}")
+
+
+def as_the_network_sees(damage: LinearOperator, y: Tensor, sampler: Sampler) -> tuple[LinearOperator, Tensor]:
+    """The damage and its measurement in the model's own space: of latents, those cells whose pixels all show."""
+    from .codec import LatentCodec  # noqa: PLC0415
+    from .operators import Mask, check_measurement, latent_mask  # noqa: PLC0415
+
+    codec, shape = sampler.spec.codec, sampler.spec.shape
+    if not isinstance(codec, LatentCodec):
+        return damage, y
+    if not isinstance(damage, Mask):
+        raise InvalidArgumentError("a model of latents restores masked images alone: give --operator mask:FILE")
+    codec.prepare(shape)
+    y = check_measurement(damage, y, codec.decoded_shape(shape), sampler.device)
+    cells = Mask(latent_mask(damage.mask, codec.factor))
+    return cells, cells.A(codec.encode(y))
 
 
 def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, float]:

@@ -28,6 +28,7 @@ from stmd_sdk.operators import (
     check_reachable,
     gaussian_projections,
     half_mask,
+    latent_mask,
     random_mask,
     strokes_mask,
 )
@@ -223,6 +224,7 @@ def test_measurements_of_a_wrong_shape_or_range_are_refused():
         (lambda: PoissonNoise(-1.0), "peak must be positive"),
         (lambda: box_mask((2,), 1), "masks are for images"),
         (lambda: random_mask(SHAPE, 1.5, 0), "share of kept pixels"),
+        (lambda: latent_mask(half_mask(SHAPE), 5), "does not divide"),
     ],
 )
 def test_parameters_that_mean_nothing_are_refused(make, message):

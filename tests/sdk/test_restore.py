@@ -6,10 +6,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from stmd_sdk import InvalidArgumentError
+from stmd_sdk import InvalidArgumentError, Sampler
+from stmd_sdk.checkpoint import save_model
 from stmd_sdk.cli import app
-from stmd_sdk.operators import Blur, average_pool, check_linear
-from stmd_sdk.restore import parse_operator, read_image
+from stmd_sdk.codec import LatentCodec
+from stmd_sdk.images import grid
+from stmd_sdk.networks import DiTConfig
+from stmd_sdk.operators import Blur, Mask, average_pool, check_linear
+from stmd_sdk.restore import as_the_network_sees, parse_operator, read_image
+from stmd_sdk.spec import ModelSpec
 
 SHAPE = (1, 28, 28)
 
@@ -47,6 +52,33 @@ def test_a_restored_image_keeps_what_the_mask_shows(tmp_path):
     with Image.open(out) as sheet:
         mean = np.asarray(sheet.convert("L"))[20 : 20 + 168, 12 + 180 : 12 + 180 + 168][10::21, 10::21]
     assert np.abs(mean.astype(int) - pixels)[mask == 255].max() <= 1  # the mean's panel, 21 pixels to one
+
+
+def test_latents_keep_the_cells_whose_pixels_all_show(vae_folder, tmp_path):
+    """The paper's figure 6 at a small size: an odd mask, so that some cells show in part."""
+    codec = LatentCodec(vae=str(vae_folder), factor=2)
+    network = DiTConfig(depth=1, width=16, heads=2)
+    spec = ModelSpec("latents", "stmd", (4, 8, 8), network, codec, target="residual", sigma_data=0.9)
+    model = tmp_path / "latents.safetensors"
+    save_model(model, spec, spec.build_network().state_dict())
+    sampler, mask = Sampler.from_pretrained(model, device="cpu"), torch.ones(1, 16, 16)
+    mask[:, 3:12, 5:] = 0
+    y = Mask(mask).A(2 * torch.rand(1, 3, 16, 16) - 1)
+    cells, given = as_the_network_sees(Mask(mask), y, sampler)
+    assert int(cells.mask.sum()) == 64 - 5 * 6
+    *_, (_, x_0, _) = sampler.condition(cells, given).trajectory(2, inference_steps=3, seed=0)
+    kept = cells.mask.expand(2, 4, -1, -1) == 1
+    torch.testing.assert_close(x_0[kept], codec.encode(y).expand_as(x_0)[kept], atol=1e-6, rtol=0)
+    assert (x_0[0] - x_0[1])[~kept[0]].abs().min() > 1e-4  # while the others are drawn
+
+    grid(y, scale=1).save(tmp_path / "image.png")
+    grid(2 * mask[None] - 1, scale=1).save(tmp_path / "mask.png")
+    command = ["restore", str(tmp_path / "image.png"), "-m", str(model), "--draws", "2", "--steps", "2", "--operator"]
+    run = CliRunner().invoke(app, [*command, f"mask:{tmp_path / 'mask.png'}", "-o", str(tmp_path / "out.png")])
+    assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(app, [*command, "sr2"])
+    assert run.exit_code == 2
+    assert "restores masked images alone" in run.output.replace("\n", " ")
 
 
 def test_bad_files_are_one_line(tmp_path):

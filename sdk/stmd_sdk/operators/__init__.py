@@ -13,7 +13,7 @@ from .linear import (
     bicubic,
     gaussian_projections,
 )
-from .masks import box_mask, half_mask, random_mask, strokes_mask
+from .masks import box_mask, half_mask, latent_mask, random_mask, strokes_mask
 from .measurement import GaussianNoise, Measurement, NoiseModel, PoissonNoise
 from .nonlinear import Clip, Jpeg, PhaseRetrieval
 from .protocol import AbstractLinearOperator, LinearOperator, Operator, check_linear, check_measurement, check_reachable
@@ -43,6 +43,7 @@ __all__ = [
     "check_reachable",
     "gaussian_projections",
     "half_mask",
+    "latent_mask",
     "random_mask",
     "strokes_mask",
 ]

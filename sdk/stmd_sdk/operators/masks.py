@@ -10,7 +10,7 @@ from ..checks import check_integer
 from ..errors import InvalidArgumentError
 from ..noise import Noise
 
-__all__ = ["box_mask", "half_mask", "random_mask", "strokes_mask"]
+__all__ = ["box_mask", "half_mask", "latent_mask", "random_mask", "strokes_mask"]
 
 
 def box_mask(shape: tuple[int, ...], side: int) -> Float[Tensor, "1 h w"]:
@@ -29,6 +29,17 @@ def half_mask(shape: tuple[int, ...]) -> Float[Tensor, "1 h w"]:
     mask = torch.ones(1, height, width)
     mask[:, :, width // 2 :] = 0
     return mask
+
+
+def latent_mask(mask: Float[Tensor, "1 h w"], factor: int) -> Float[Tensor, "1 h_z w_z"]:
+    """The mask of latents whose cells are blocks of ``factor`` x ``factor`` pixels: 1 where a whole block is kept.
+
+    So the paper inpaints in the latents of a VAE (its appendix C).
+    """
+    factor = check_integer("factor", factor, 1)
+    if any(side % factor for side in mask.shape[1:]):
+        raise InvalidArgumentError(f"factor: {factor} does not divide the sides of a mask {list(mask.shape[1:])}")
+    return 1 - torch.nn.functional.max_pool2d(1 - mask, factor)
 
 
 def random_mask(shape: tuple[int, ...], share: float, seed: int) -> Float[Tensor, "1 h w"]:
