@@ -141,7 +141,8 @@ class Run:
         """A picture of the one-step draws, where samples can be looked at."""
         shape = sampler.spec.shape
         if len(shape) == 3 or shape == (2,):
-            n = SAMPLES if len(shape) == 3 else 16_384
+            # No more pictures than a step of training has: they fit memory, and DDPM's hundred steps stay short.
+            n = min(SAMPLES, self.recipe.batch_size) if len(shape) == 3 else 16_384
             steps = None if sampler.spec.objective == "ddpm" else 1
             picture = grid(sampler.sample(n, inference_steps=steps, seed=0))
             with written_whole(self.folder / "samples" / f"{step:07d}.png") as path:
