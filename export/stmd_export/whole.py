@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stmd_sdk.loop import reverse_sde
-from stmd_sdk.noise import Noise
 from stmd_sdk.spec import ModelSpec
+from stmd_sdk.whole import GivenNoise, whole_run
 
-__all__ = ["PLACEHOLDER", "GivenNoise", "WholeModule"]
+__all__ = ["PLACEHOLDER", "WholeModule"]
 
 PLACEHOLDER = "stmd::Network"
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class GivenNoise(Noise):
-    """The keys ``fold(0)`` to ``fold(2N - 1)`` of a run, with normals that were drawn before.
-
-    It overrides what :class:`Noise` draws, so that the loop which is traced is the SDK's own.
-    """
-
-    given: Float[Tensor, "keys b *d"] = field(default_factory=lambda: torch.empty(0, 0))
-
-    def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
-        """The normals of this key."""
-        (slot,) = self.path
-        return self.given[slot]
 
 
 @final
@@ -50,6 +32,4 @@ class WholeModule(nn.Module):
 
     def forward(self, noise: Float[Tensor, "keys b *d"]) -> Float[Tensor, "b *decoded"]:
         """Run the loop and decode."""
-        keys = GivenNoise(0, torch.arange(1), given=noise)
-        *_, (_, x_0, _) = reverse_sde(self.posterior, self.spec.schedule, self.times, self.spec.shape, keys)
-        return self.spec.codec.decode(x_0)
+        return whole_run(GivenNoise.holding(noise), self.posterior, self.spec, self.times)

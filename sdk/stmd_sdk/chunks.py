@@ -13,7 +13,7 @@ from .errors import DeviceError
 from .noise import Noise
 from .posterior import Posterior
 
-__all__ = ["chunked", "in_chunks", "rows_at_once"]
+__all__ = ["chunked", "in_chunks", "out_of_memory", "rows_at_once"]
 
 # Numbers of state at once. On a CPU the time a sample is least there (64 MNIST digits, measured) and the activations
 # of a U-Net 128 channels wide stay below 1 GB. A GPU wants more work a launch; where it has no room, chunks shrink.
@@ -39,7 +39,7 @@ def in_chunks(draw: Callable[[slice], Float[Tensor, "rows *d"]], n: int, size: i
         try:
             parts.append(draw(slice(start, stop)))
         except Exception as error:  # PyTorch, NumPy and ONNX Runtime each have one of their own
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if not shrink or size == 1:
                 raise DeviceError(f"{size} samples at once do not fit in memory; give a smaller batch_size") from error
@@ -59,7 +59,8 @@ def chunked(posterior: Posterior) -> Posterior:
     return draw
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, in PyTorch, NumPy or ONNX Runtime."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         phrase in str(error) for phrase in ("can't allocate memory", "Failed to allocate memory")
     )

@@ -25,7 +25,7 @@ ROUNDS = 10
 DRAW, FOLD = 0, 1
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, ...]:
+def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, ...]:
     """Encrypt four 32-bit counter words under two 32-bit key words into four random words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -42,19 +42,21 @@ def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> 
     return c0, c1, c2, c3
 
 
-def fold(key: int, i: int) -> int:
-    """A new 64-bit key from a key and an integer: the path of a stream, one fold a level."""
+def fold(key: int, i: Words) -> Words:
+    """A new 64-bit key from a key and an integer, or from each of an array: the path of a stream, one fold a level."""
     low, high, _, _ = philox((i & MASK, (i >> 32) & MASK, 0, FOLD), (key & MASK, key >> 32))
     return low | high << 32
 
 
-def words(key: int, indices: Words, blocks: Words) -> tuple[Words, ...]:
+def words(key: Words, indices: Words, blocks: Words) -> tuple[Words, ...]:
     """Random words of the given sample indices: four arrays of shape [samples, blocks].
 
-    ``indices`` has shape [samples, 1] and ``blocks`` [1, blocks]; both are int64 arrays of one library.
+    ``indices`` has shape [samples, 1] and ``blocks`` [1, blocks]; both are int64 arrays of one library. An array of
+    keys [keys, 1, 1] gives [keys, samples, blocks].
     """
     counter = blocks + indices * 0, indices & MASK, (indices >> 32) & MASK, DRAW
-    return philox(counter, (key & MASK, key >> 32))
+    # The upper word is masked as well: of an int64 that stands for 64 bits the shift drags the sign along.
+    return philox(counter, (key & MASK, (key >> 32) & MASK))
 
 
 def uniforms(bits: Words, xp: Any) -> Any:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .backends.captured import capturing
 from .backends.opening import open_model
 from .chain import metropolis, noising_for
 from .checkpoint import resolve_model
@@ -21,8 +21,9 @@ from .chunks import chunked, in_chunks, rows_at_once
 from .draws import ChainDraws, SteeredDraws, run_chains, run_particles
 from .errors import InvalidArgumentError
 from .guidance import Guide, LogLikelihood, RangeNullGuide
+from .inputs import BUCKET, noise_of, state_of, whole_buckets
 from .loop import MAX_STEPS, Steps, reverse_sde, time_grid, times_of_rows
-from .noise import Noise, fresh_seed
+from .noise import Noise
 from .operators import LinearOperator, check_linear, check_measurement, check_reachable
 from .posterior import Network, Posterior
 from .progress import progress_bar
@@ -30,11 +31,9 @@ from .spec import ModelSpec
 from .steering import steered_sde
 from .summary import posterior_summary
 from .weights import check_powers, check_share
+from .whole import whole_run
 
 __all__ = ["Sampler"]
-
-BUCKET = 16  # rows of a batch-invariant evaluation
-logger = logging.getLogger("stmd_sdk")
 
 
 @final
@@ -61,6 +60,7 @@ class Sampler:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
+        eager: bool = False,
     ) -> Sampler:
         """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
 
@@ -68,8 +68,11 @@ class Sampler:
         ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
         ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
         ``compile`` passes a .safetensors model through ``torch.compile``: a first call takes up to a minute.
+        On CUDA, ``sample`` of a .safetensors model captures whole runs without guides, of up to 128 evaluations, as
+        CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off; on the CPU and for
+        other files, where nothing is captured, it has no effect.
         """
-        return cls(*open_model(resolve_model(name_or_path), device, dtype, compile=compile))
+        return cls(*open_model(resolve_model(name_or_path), device, dtype, compile=compile, eager=eager))
 
     def sample(
         self,
@@ -93,25 +96,24 @@ class Sampler:
         ``Noise`` as seed names its samples itself.
         """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
-        size = (
-            rows_at_once(self.spec.shape, self.device)
-            if batch_size is None
-            else check_integer("batch_size", batch_size, 1)
-        )
+        fitting = rows_at_once(self.spec.shape, self.device)
+        size = fitting if batch_size is None else check_integer("batch_size", batch_size, 1)
         self.spec.codec.prepare(self.spec.shape)
-        noise, kept = self._noise(seed, n, first), slice(None)
+        noise, kept = noise_of(seed, n, first, self.device), slice(None)
         if batch_invariant:
             if isinstance(seed, Noise):
                 raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
-            noise, kept, size = *_whole_buckets(noise), BUCKET
+            noise, kept, size = *whole_buckets(noise), BUCKET
+        captured = None if self.guides else capturing(self.network, (len(times) - 1) * mean_flow_steps)
         with progress_bar("sampling", math.ceil(len(noise) / size) * (len(times) - 1), "step", progress) as advance:
 
             def draw(rows: slice) -> Tensor:
-                for t, x_t, _ in reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise[rows]):
+                if captured is None:
+                    return whole_run(noise[rows], posterior, self.spec, times, advance)
+                samples = captured.sample(noise[rows], times, mean_flow_steps, size)
+                for _ in times[1:]:
                     advance()
-                    if t == 0:
-                        return self.spec.codec.decode(x_t)
-                raise AssertionError("a grid of times ends with 0")
+                return samples
 
             return in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
 
@@ -129,7 +131,7 @@ class Sampler:
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
         times, posterior = self._prepare(inference_steps, mean_flow_steps)
-        return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, self._noise(seed, n, first))
+        return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise_of(seed, n, first, self.device))
 
     def transition(
         self,
@@ -144,11 +146,11 @@ class Sampler:
 
         ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
         """
-        x_t, t = self._state(x_t, t)
+        x_t, t = state_of(x_t, t, self.spec, self.device)
         s = times_of_rows(s, len(x_t), self.device)
         if not bool(((s >= 0) & (s <= t)).all()):
             raise InvalidArgumentError("s must lie in [0, t]")
-        noise = self._noise(seed, len(x_t), 0)
+        noise = noise_of(seed, len(x_t), 0, self.device)
         x_0 = self._posterior(mean_flow_steps)(x_t, t, noise.fold(1))
         return self.spec.schedule.bridge(x_0, x_t, t, s, noise.fold(2).normal(*self.spec.shape))
 
@@ -165,9 +167,9 @@ class Sampler:
 
         STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal.
         """
-        x_t, t = self._state(x_t, t)
+        x_t, t = state_of(x_t, t, self.spec, self.device)
         draws = check_integer("draws", draws, 1)
-        noise = self._noise(seed, len(x_t), 0).fold(1).draws(draws)
+        noise = noise_of(seed, len(x_t), 0, self.device).fold(1).draws(draws)
         posterior = chunked(self._posterior(mean_flow_steps))
         x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
@@ -218,13 +220,13 @@ class Sampler:
             check_share("tempering", tempering)
             if start is not None:
                 raise InvalidArgumentError("tempering starts from draws of the prior: with start give tempering=None")
-        noise, steps = self._noise(seed, chains, 0), check_integer("steps", steps, 1)
+        noise, steps = noise_of(seed, chains, 0, self.device), check_integer("steps", steps, 1)
         noising = noising_for(log_likelihood, levels, self.spec.schedule, self.spec.shape, self.device)
         if start is None:
             times, _ = self._prepare(inference_steps, mean_flow_steps)
             *_, (_, x_0, _) = reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise.fold(0))
         else:
-            x_0, _ = self._state(start, 1.0)
+            x_0, _ = state_of(start, 1.0, self.spec, self.device)
             if len(x_0) != chains:
                 raise InvalidArgumentError(f"start holds {len(x_0)} samples for {chains} chains")
         walk = metropolis(
@@ -259,7 +261,7 @@ class Sampler:
             times,
             self.spec.shape,
             lambda x: reward(decode(x)),
-            self._noise(seed, particles, 0),
+            noise_of(seed, particles, 0, self.device),
             resample_below=resample_below,
             tempering=tempering,
         )
@@ -292,43 +294,3 @@ class Sampler:
                 f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective!r} knows one point"
             )
         return chunked(self._posterior(mean_flow_steps))
-
-    def _noise(self, seed: int | Noise | None, n: int, first: int) -> Noise:
-        if isinstance(seed, Noise):
-            if len(seed) != check_integer("n", n, 1):
-                raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
-            if first != 0:
-                raise InvalidArgumentError("first goes with an integer seed; a Noise names its samples itself")
-            return seed.to(self.device)
-        if seed is None:
-            seed = fresh_seed()
-            logger.info("drawing with fresh seed %d", seed)
-        return Noise.of(seed, n, first=first, device=self.device)
-
-    def _state(self, x_t: Any, t: Any) -> tuple[Tensor, Tensor]:
-        """Check x_t and t once, at the public border."""
-        if not isinstance(x_t, Tensor):
-            raise InvalidArgumentError(f"x_t must be a torch.Tensor, got a {type(x_t).__name__}")
-        if x_t.shape[1:] != self.spec.shape or len(x_t) == 0:
-            shape = ", ".join(map(str, self.spec.shape))
-            raise InvalidArgumentError(f"x_t must have shape [b, {shape}] with b >= 1, got {list(x_t.shape)}")
-        if x_t.dtype != torch.float32:
-            raise InvalidArgumentError(f"x_t must be float32, got {x_t.dtype}")
-        if x_t.device.type != self.device.type:
-            raise InvalidArgumentError(f"x_t is on {x_t.device}, the sampler on {self.device}")
-        if not bool(x_t.isfinite().all()):
-            raise InvalidArgumentError("x_t has values that are not finite")
-        t = times_of_rows(t, len(x_t), self.device)
-        if not bool(((t > 0) & (t <= 1)).all()):
-            raise InvalidArgumentError("t must lie in (0, 1]")
-        if self.spec.objective == "meanflow" and not bool((t == 1).all()):
-            raise InvalidArgumentError("Mean Flow knows t = 1 only")
-        return x_t, t
-
-
-def _whole_buckets(noise: Noise) -> tuple[Noise, slice]:
-    """The key of all samples of the buckets that consecutive samples lie in, and where these are among them."""
-    first, n = int(noise.indices[0]), len(noise)
-    before, after = first % BUCKET, -(first + n) % BUCKET
-    whole = Noise.of(noise.seed, before + n + after, first=first - before, device=noise.indices.device)
-    return whole, slice(before, before + n)

@@ -137,6 +137,22 @@ def test_our_attention_is_diffusers_own():
     assert torch.allclose(network(x, times), ours, rtol=1e-9)
 
 
+def test_attention_keeps_the_layout_and_a_unet_with_channels_last_computes_the_same():
+    network, (x, times) = _build("unet"), _inputs("unet")
+    expected = network(x, times)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.register_forward_hook(lambda _module, given, result: seen.append((given[0], result)))
+    with torch.inference_mode():
+        found = network.to(memory_format=torch.channels_last)(x, times)
+    assert torch.allclose(found, expected, rtol=1e-9)
+    assert len(seen) > 1
+    for given, result in seen:
+        assert given.is_contiguous(memory_format=torch.channels_last)
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_dits_attention_is_scaled_dot_product_attention():
     attention, x = DiTAttention(16, 2).double(), torch.randn(3, 5, 16, dtype=torch.float64)
     q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in attention.qkv(x).chunk(3, dim=-1))

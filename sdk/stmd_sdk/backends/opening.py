@@ -11,12 +11,13 @@ from ..devices import resolve_device
 from ..errors import CheckpointError, InvalidArgumentError
 from ..posterior import Network
 from ..spec import ModelSpec
+from .captured import CapturedNetwork, CudaGraphs
 
 __all__ = ["open_model"]
 
 
 def open_model(
-    path: Path, device: torch.device | str | None, dtype: torch.dtype, *, compile: bool
+    path: Path, device: torch.device | str | None, dtype: torch.dtype, *, compile: bool, eager: bool
 ) -> tuple[Network, ModelSpec, torch.device]:
     """The network of a model file, its spec, and the device it is on; see ``Sampler.from_pretrained``."""
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -31,8 +32,10 @@ def open_model(
 
             chosen = resolve_device(device)
             spec, module = load_model(path)
-            backend = CompiledNetwork if compile else TorchNetwork
-            return backend(module, chosen, dtype), spec, chosen
+            network = (CompiledNetwork if compile else TorchNetwork)(module, chosen, dtype)
+            if chosen.type == "cuda" and not eager:
+                return CapturedNetwork(network, spec, chosen, CudaGraphs(chosen)), spec, chosen
+            return network, spec, chosen
         case ".onnx":
             from .onnx import default_device, load_onnx  # noqa: PLC0415
 

@@ -24,6 +24,8 @@ class TorchNetwork:
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.module = module.to(device=device, dtype=dtype)
+        if device.type == "cuda":  # whose tensor cores want the channels last
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
         self.dtype = dtype
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:

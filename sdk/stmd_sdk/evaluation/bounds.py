@@ -44,7 +44,8 @@ __all__ = [
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """u(z, r, τ, x_t, t), as :meth:`stmd_sdk.posterior.STMDPosterior.velocity`, on a network with derivatives.
 
-The module itself (``sampler.network.module``), not the backend around it, which evaluates without them.
+The module itself (``sampler.network.module`` of a sampler loaded with ``eager=True``), not the backend around it,
+which evaluates without them.
 """
 
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

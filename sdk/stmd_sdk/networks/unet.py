@@ -14,12 +14,12 @@ from .embedding import TimesEmbedding
 __all__ = ["UNet"]
 
 
-class ContiguousAttention:
-    """Attention with a contiguous result: plain where derivatives or a graph are taken, fused in inference mode.
+class LayoutAttention:
+    """Attention that keeps its input's layout: plain where derivatives or a graph are taken, fused in inference mode.
 
     Plain attention has forward-mode derivatives and exports to every runtime, the fused kernel has neither, but
-    it never writes the weights [b, tokens, tokens] down. Contiguous, because the activations behind an
-    attention layer would else be channels-last, for which GroupNorm has no forward-mode rule.
+    it never writes the weights [b, tokens, tokens] down. The layout, because the activations behind an attention
+    layer would else be channels-last always, for which GroupNorm has no forward-mode rule.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,9 @@ class ContiguousAttention:
     ) -> Tensor:
         """Attend as diffusers does, which passes these arguments by name."""
         attend = self.fused if torch.is_inference_mode_enabled() else self.plain
-        return attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb).contiguous()
+        attended = attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        layout = torch.contiguous_format if hidden_states.is_contiguous() else torch.channels_last
+        return attended.contiguous(memory_format=layout)
 
 
 class UNet(nn.Module):
@@ -59,13 +61,14 @@ class UNet(nn.Module):
         )
         for module in self.unet.modules():
             if isinstance(module, Attention):
-                module.set_processor(ContiguousAttention())  # type: ignore[arg-type]
+                module.set_processor(LayoutAttention())  # type: ignore[arg-type]
+        # UNet2DModel's own timestep stays 0: all times enter through the embedding. From the number diffusers would
+        # copy one to the device in each call. Made on the CPU even where the weights are built on the meta device.
+        self.register_buffer("timestep", torch.zeros(1, dtype=torch.long, device="cpu"), persistent=False)
         self.embed = TimesEmbedding(times, config.embedding_width, 4 * config.channels[0])
         self.fold = nn.PixelUnshuffle(config.patch_size)
         self.unfold = nn.PixelShuffle(config.patch_size)
 
     def forward(self, x: Float[Tensor, "b c_in h w"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
-        """Evaluate the network. UNet2DModel's own timestep stays 0: all times enter through the embedding."""
-        # A tensor made on the device: from the number 0 diffusers would copy one there in each call.
-        zero = torch.zeros(1, dtype=torch.long, device=x.device)
-        return self.unfold(self.unet(self.fold(x), zero, class_labels=self.embed(times)).sample)
+        """Evaluate the network."""
+        return self.unfold(self.unet(self.fold(x), self.timestep, class_labels=self.embed(times)).sample)
