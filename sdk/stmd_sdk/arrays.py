@@ -1,9 +1,10 @@
-"""Finite data sets: samples by index."""
+"""Finite data sets: samples by index, or by weight."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import final
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from .codec import Codec
 from .noise import Noise
 
-__all__ = ["ArrayData", "ShardedData"]
+__all__ = ["ArrayData", "ShardedData", "WeightedData"]
 
 CHUNK = 4096  # rows turned into floats at once
 
@@ -85,3 +86,44 @@ class ShardedData:
         """The root mean square about zero over all samples and coordinates: σ_d."""
         total = sum(len(shard) * shard.root_mean_square() ** 2 for shard in self.shards)
         return math.sqrt(total / len(self))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class WeightedData:
+    """A law known by samples and their importance weights exp(log_weights); -inf forbids a sample."""
+
+    samples: ArrayData
+    log_weights: Float[Tensor, " n"]
+
+    @property
+    def name(self) -> str:
+        """The samples' name."""
+        return self.samples.name
+
+    @property
+    def codec(self) -> Codec:
+        """What made the samples."""
+        return self.samples.codec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample, channels first."""
+        return self.samples.shape
+
+    def sample(self, noise: Noise) -> Float[Tensor, "b *d"]:
+        """One sample a key, with replacement: the one in whose share of the total weight a uniform falls."""
+        levels = noise.uniform().to(self._cumulative) * self._cumulative[-1]
+        return self.samples[torch.searchsorted(self._cumulative, levels)]
+
+    def root_mean_square(self) -> float:
+        """The weighted root mean square about zero over all coordinates."""
+        weights, total = self.log_weights.double().softmax(dim=0), 0.0
+        for chunk in torch.arange(len(self.samples)).split(CHUNK):
+            squares = self.samples[chunk].double().square().flatten(1).mean(dim=1)
+            total += float(weights[chunk] @ squares)
+        return math.sqrt(total)
+
+    @cached_property
+    def _cumulative(self) -> Float[Tensor, " n"]:
+        return self.log_weights.double().softmax(dim=0).cumsum(dim=0)

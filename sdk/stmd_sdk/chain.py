@@ -30,6 +30,7 @@ from .weights import log_mean, log_ratio, next_temperature, systematic
 __all__ = ["LEVELS", "ChainStep", "FreeNoising", "Noising", "RangeNoising", "metropolis", "noising_for"]
 
 LEVELS = (0.8, 0.5, 0.3, 0.2, 0.1)
+PROBES = 64  # random samples that the mean gain of an operator is measured on
 PATIENCE = 20  # steps without a single acceptance after which the chains are given up
 
 
@@ -86,8 +87,8 @@ class RangeNoising:
 
         log q̃ / q = ‖A⁺ (y - A x_0)‖² α_t² / (2 σ_t²) + constant.
 
-    At the time where σ_t / α_t = sigma / √β that cancels the likelihood to the power β if A Aᵀ = I: the chain is
-    then a Gibbs sampler and accepts every step.
+    ``sigma`` is the noise of A⁺ y. At the time where σ_t / α_t = sigma / √β that cancels the likelihood to the power β
+    if A Aᵀ is a multiple of I on the range of A: the chain is then a Gibbs sampler and accepts every step.
     """
 
     schedule: VPSchedule
@@ -127,7 +128,11 @@ def noising_for(
         operator, sigma = log_likelihood.operator, log_likelihood.noise.sigma
         if isinstance(operator, LinearOperator):
             check_linear(operator, shape, device)
-            return RangeNoising(schedule, operator, log_likelihood.y.to(device), sigma)
+            # A⁺ y has the noise sigma / s along a singular direction of gain s; s² is taken as its mean over the range.
+            x = Noise.of(0, PROBES, device=device).normal(*shape)
+            clean = operator.A(x)
+            gain = float((clean.square().sum() / operator.A_dagger(clean).square().sum()).sqrt())
+            return RangeNoising(schedule, operator, log_likelihood.y.to(device), sigma / gain)
     return FreeNoising(schedule)
 
 

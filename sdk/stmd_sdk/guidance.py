@@ -38,17 +38,17 @@ LogLikelihood = Callable[[Any], Any]
 SOLVER_STEPS = 64
 
 
-def evaluate(log_likelihood: LogLikelihood, x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
-    """One number a sample, checked: of shape [b], never NaN and never +inf."""
+def evaluate(
+    log_likelihood: LogLikelihood, x: Float[Tensor, "b *d"], what: str = "log-likelihood or reward"
+) -> Float[Tensor, " b"]:
+    """One number a sample, checked: of shape [b], never NaN and never +inf; ``what`` names it in errors."""
     values = log_likelihood(x)
     if not isinstance(values, Tensor) or values.shape != (len(x),):
         got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InvalidArgumentError(
-            f"a log-likelihood or reward must return one number a sample, a tensor [{len(x)}], got {got}"
-        )
+        raise InvalidArgumentError(f"the {what} must be one number a sample, a tensor [{len(x)}], got {got}")
     if bool((values.isnan() | (values == torch.inf)).any()):
         bad = int((values.isnan() | (values == torch.inf)).sum())
-        raise InferenceError(f"the log-likelihood or reward is NaN or +inf for {bad} of {len(x)} samples")
+        raise InferenceError(f"the {what} is NaN or +inf for {bad} of {len(x)} samples")
     return values.float()
 
 

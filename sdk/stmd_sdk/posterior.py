@@ -20,7 +20,7 @@ from .noise import Noise
 from .schedule import VPSchedule, expand
 from .target import AbstractTarget
 
-__all__ = ["DDPMPosterior", "MeanFlowPosterior", "Network", "Output", "Posterior", "STMDPosterior"]
+__all__ = ["DDPMPosterior", "MeanFlowPosterior", "Network", "Output", "Posterior", "STMDPosterior", "bounded"]
 
 Output = Literal["velocity", "clean"]
 """What the network's output means: the average velocity u, or the clean endpoint y with u = (z - y) / τ."""
@@ -130,3 +130,12 @@ class MeanFlowPosterior:
     def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Map x_1 to x_0; ``noise`` is not used."""
         return _integrate(self.velocity, x_t, self.mean_flow_steps)
+
+
+def bounded(posterior: Posterior, bound: float) -> Posterior:
+    """The same posterior, its draws clamped to [-bound, bound], where all data lie."""
+
+    def draw(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        return posterior(x_t, t, noise).clamp(-bound, bound)
+
+    return draw

@@ -25,7 +25,7 @@ from .inputs import BUCKET, noise_of, state_of, whole_buckets
 from .loop import MAX_STEPS, Steps, reverse_sde, time_grid, times_of_rows
 from .noise import Noise
 from .operators import LinearOperator, check_linear, check_measurement, check_reachable
-from .posterior import Network, Posterior
+from .posterior import Network, Posterior, bounded
 from .progress import progress_bar
 from .spec import ModelSpec
 from .steering import steered_sde
@@ -213,9 +213,12 @@ class Sampler:
         ``tempering``, the share of effective chains that raising the likelihood's power may leave, the chains
         cooperate and estimate the evidence; None leaves them independent. ``levels`` are the times that they
         noise to; None takes conditional noising for a linear :class:`Measurement` with Gaussian noise, and five
-        times from 0.8 to 0.1 for all others.
+        times from 0.8 to 0.1 for all others. Draws of pixels are clamped as the data are.
         """
         posterior, decode = self._exact_posterior(mean_flow_steps, "chain"), self.spec.codec.decode
+        if self.spec.codec.bound is not None:
+            # A likelihood of clamped samples no longer cancels against the noising of samples that are not.
+            posterior = bounded(posterior, self.spec.codec.bound)
         if tempering is not None:
             check_share("tempering", tempering)
             if start is not None:

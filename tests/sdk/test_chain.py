@@ -1,18 +1,19 @@
 """Chains: reversible, exact for a mixture's known posterior, honest about their failures."""
 
 import math
+from itertools import islice
 
 import pytest
 import torch
 
 from stmd_sdk import InferenceError, InferenceWarning, InvalidArgumentError, ModelSpec, Noise, Sampler, VPSchedule
-from stmd_sdk.chain import FreeNoising, RangeNoising, metropolis
-from stmd_sdk.codec import VectorCodec
+from stmd_sdk.chain import FreeNoising, RangeNoising, metropolis, noising_for
+from stmd_sdk.codec import PixelCodec, VectorCodec
 from stmd_sdk.diagnostics import effective_samples, split_r_hat
 from stmd_sdk.draws import run_chains
 from stmd_sdk.evaluation import GaussianMixture, MixturePosterior, conditioned, energy_distance, mixture
-from stmd_sdk.networks import MLPConfig
-from stmd_sdk.operators import GaussianNoise, Matrix, Measurement
+from stmd_sdk.networks import MLPConfig, UNetConfig
+from stmd_sdk.operators import GaussianNoise, Mask, Matrix, Measurement, box_mask
 from stmd_sdk.weights import effective_roots, next_temperature, systematic
 
 CPU = torch.device("cpu")
@@ -107,6 +108,28 @@ def test_conditional_noising_is_a_gibbs_sampler_for_orthonormal_measurements():
     expected = exact.sample(Noise.of(3, n))
     error = 5 * expected.std(dim=0) / math.sqrt(draws.roots)
     assert ((draws.samples.mean(0) - expected.mean(0)).abs() < error).all()
+
+
+def test_conditional_noising_accepts_every_step_whatever_the_measurements_unit():
+    """A Aᵀ = I / 16, as of averages of 4 x 4 pixels."""
+    matrix = torch.linalg.qr(Noise.of(0, 1).normal(6, 3)[0]).Q.T.contiguous() / 4
+    prior, n = GaussianMixture.isotropic(torch.stack([torch.ones(6), -torch.ones(6)]), 0.5), 2048
+    measured = Measurement(Matrix(matrix, (6,)), torch.tensor([[0.1, -0.2, 0.05]]), GaussianNoise(0.1))
+    noising = noising_for(measured, None, SCHEDULE, (6,), CPU)
+    walk = metropolis(MixturePosterior(prior), measured, prior.sample(Noise.of(1, n)), noising, Noise.of(2, n))
+    assert all(step.accepted.float().mean() > 0.999 for step in islice(walk, 3))
+
+
+def test_draws_beyond_the_range_of_pixels_do_not_stop_a_chain():
+    """A model that overshoots [-1, 1]: its decoded samples are clamped, and so are the chain's states."""
+    shape, n = (1, 4, 4), 64
+    spec = ModelSpec("images", "stmd", shape, UNetConfig(channels=(8, 16), groups=4), PixelCodec())
+    sampler = Sampler(lambda x, times: -2 * x[:, :1] + x[:, 1:], spec, CPU)  # draws of deviation 3
+    mask = box_mask(shape, 2)
+    measured = Measurement(Mask(mask), -0.95 * mask[None], GaussianNoise(0.05))
+    draws = sampler.chain(measured, n, steps=3, tempering=None, seed=0)
+    assert all(rate > 0.999 for rate in draws.acceptance.values())
+    assert draws.samples.abs().max() <= 1
 
 
 def test_any_likelihood_will_do():

@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stmd_sdk.arrays import ArrayData, ShardedData
+from stmd_sdk.arrays import ArrayData, ShardedData, WeightedData
 from stmd_sdk.evaluation.mixtures import GaussianMixture
 from stmd_sdk.noise import Noise
 
-__all__ = ["ArrayBatches", "Batches", "MixtureBatches", "batches_of"]
+__all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_of"]
+
+TrainingData = ArrayData | ShardedData | GaussianMixture | WeightedData
 
 # First level of the path: what a training key is for.
-DATA, LOSS, ORDER = 0, 1, 2
+DATA, LOSS, ORDER, POOL = 0, 1, 2, 3
 
 
 @runtime_checkable
@@ -57,20 +59,20 @@ class ArrayBatches:
 
 @final
 @dataclass(frozen=True)
-class MixtureBatches:
-    """Fresh draws of a mixture."""
+class DrawnBatches:
+    """Fresh draws of a law: a mixture, or weighted samples."""
 
-    mixture: GaussianMixture
+    law: GaussianMixture | WeightedData
     batch_size: int
     seed: int
 
     def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
         """x_0 of step ``step``."""
-        return self.mixture.sample(Noise.of(self.seed, self.batch_size).fold(DATA).fold(step))
+        return self.law.sample(Noise.of(self.seed, self.batch_size).fold(DATA).fold(step))
 
 
-def batches_of(data: ArrayData | ShardedData | GaussianMixture, batch_size: int, seed: int) -> Batches:
+def batches_of(data: TrainingData, batch_size: int, seed: int) -> Batches:
     """The batches of a data set."""
-    if isinstance(data, GaussianMixture):
-        return MixtureBatches(data, batch_size, seed)
+    if isinstance(data, GaussianMixture | WeightedData):
+        return DrawnBatches(data, batch_size, seed)
     return ArrayBatches(data, batch_size, seed)

@@ -6,8 +6,8 @@ import platform
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -23,23 +23,21 @@ from rich.progress import (
 )
 
 import stmd_sdk
-from stmd_sdk.arrays import ArrayData, ShardedData
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.codec import Codec, LatentCodec
 from stmd_sdk.errors import DataError
-from stmd_sdk.evaluation.mixtures import GaussianMixture
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
 from stmd_sdk.sampler import Sampler
 from stmd_sdk.spec import Fact, ModelSpec
 
-from .batches import batches_of
+from .batches import TrainingData, batches_of
 from .log import RunLog
 from .processes import ALONE, Processes
 from .recipe import Recipe
 from .state import load_state, save_state
-from .trainer import Step, TrainState, train
+from .trainer import Base, Step, TrainState, train
 
 __all__ = ["Monitor", "Run"]
 
@@ -54,17 +52,21 @@ SAMPLES = 64
 class Run:
     """One training run: a recipe, its data and the folder that holds everything it writes.
 
+    It starts from ``base`` where there is one. ``facts`` are figures about the data that the log and the model keep.
+
     The folder gets ``model.safetensors`` (the averaged weights, usable at any time), ``state.safetensors`` (to resume
     from), ``log.jsonl`` and ``samples/``. Starting again in the same folder goes on from the last checkpoint, with
     the result of an uninterrupted run: bit for bit on a CPU with the same number of threads.
     """
 
     recipe: Recipe
-    data: ArrayData | ShardedData | GaussianMixture
+    data: TrainingData
     folder: Path
     device: torch.device = torch.device("cpu")
     monitors: tuple[Monitor, ...] = ()
     processes: Processes = ALONE
+    base: Base | None = None
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
         if self.data.shape != self.recipe.shape:
@@ -93,7 +95,7 @@ class Run:
             self.state_path.unlink(missing_ok=True)
         self.processes.wait()
         spec = self.spec
-        state = TrainState.fresh(spec, self.recipe, self.device)
+        state = TrainState.fresh(spec, self.recipe, self.device, self.base)
         seconds = load_state(self.state_path, state, self.recipe) if self.state_path.exists() else 0.0
         self.processes.check_same("done steps", state.step, self.device)
         batches = batches_of(self.data, self.recipe.batch_size, self.recipe.seed)
@@ -104,6 +106,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic() - seconds
         with RunLog(self.folder, state.step) as log, _progress(self.recipe, state.step, progress) as show:
+            if self.facts and state.step == 0:
+                log.write(0, dict(self.facts))
             for step in steps:
                 show(step)
                 self._after(step, spec, state, log, time.monotonic() - started)
@@ -111,8 +115,12 @@ class Run:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The spec of the model that is trained, with the data's σ_d and codec: latents bring their VAE's digest."""
-        return replace(self.recipe, codec=self.data.codec).model_spec(self.data.root_mean_square(), {})
+        """The spec of the model that is trained, with the data's codec (latents bring their VAE's digest) and σ_d.
+
+        σ_d is the base's where there is one: its weights generate the target that this σ_d scales.
+        """
+        sigma_data = self.data.root_mean_square() if self.base is None else self.base.spec.sigma_data
+        return replace(self.recipe, codec=self.data.codec).model_spec(sigma_data, {})
 
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps
@@ -161,10 +169,11 @@ class Run:
             "torch": torch.__version__,
             "sdk": stmd_sdk.__version__,
             "commit": _commit(),
+            **self.facts,
         }
 
 
-def _check_codec(codec: Codec, data: ArrayData | ShardedData | GaussianMixture) -> None:
+def _check_codec(codec: Codec, data: TrainingData) -> None:
     """Latents must be those of the recipe's VAE, which decodes what is trained on them."""
     found, expected = data.codec, codec
     if isinstance(found, LatentCodec) and isinstance(codec, LatentCodec) and codec.sha256 is None:

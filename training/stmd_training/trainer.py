@@ -20,7 +20,16 @@ from .losses import Loss
 from .processes import ALONE, Processes
 from .recipe import Recipe
 
-__all__ = ["Step", "TrainState", "learning_rate", "train"]
+__all__ = ["Base", "Step", "TrainState", "learning_rate", "train"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A trained model that a run starts from: its weights, and its spec, whose σ_d is part of what they mean."""
+
+    spec: ModelSpec
+    weights: dict[str, Tensor]
 
 
 @final
@@ -34,11 +43,13 @@ class TrainState:
     step: int = 0
 
     @classmethod
-    def fresh(cls, spec: ModelSpec, recipe: Recipe, device: torch.device) -> TrainState:
-        """Weights from the recipe's seed, whatever the global generator's state, which is left alone."""
+    def fresh(cls, spec: ModelSpec, recipe: Recipe, device: torch.device, base: Base | None = None) -> TrainState:
+        """Weights of ``base``; without one from the recipe's seed, whatever the global generator's state."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = spec.build_network().to(device).train()
+        if base is not None:
+            network.load_state_dict(base.weights)
         ema = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         # Without weight decay, as the paper; fused and foreach variants do not change the arithmetic's order on a CPU.
         optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
