@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .operators import LinearOperator
+    from .sampler import Sampler
     from .summary import PosteriorSummary
 
 __all__ = ["as_the_network_sees", "parse_operator", "picture", "read_image", "restore"]

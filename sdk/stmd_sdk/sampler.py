@@ -22,7 +22,7 @@ from .draws import ChainDraws, SteeredDraws, run_chains, run_particles
 from .errors import InvalidArgumentError
 from .guidance import Guide, LogLikelihood, RangeNullGuide
 from .inputs import BUCKET, noise_of, state_of, whole_buckets
-from .loop import MAX_STEPS, Steps, reverse_sde, time_grid, times_of_rows
+from .loop import Steps, reverse_sde, time_grid, times_of_rows
 from .noise import Noise
 from .operators import LinearOperator, check_linear, check_measurement, check_reachable
 from .posterior import Network, Posterior, bounded
@@ -272,14 +272,11 @@ class Sampler:
 
     def _prepare(self, inference_steps: Steps, mean_flow_steps: int) -> tuple[list[float], Posterior]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
-        if self.spec.objective == "meanflow" and len(times) != 2:
-            raise InvalidArgumentError("Mean Flow knows t = 1 only: inference_steps must be 1")
+        self.spec.check_steps(len(times) - 1, mean_flow_steps)
         return times, self._posterior(mean_flow_steps)
 
     def _posterior(self, mean_flow_steps: int) -> Posterior:
-        mean_flow_steps = check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
-        if self.spec.objective == "ddpm" and mean_flow_steps != 1:
-            raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
+        self.spec.check_steps(1, mean_flow_steps)
         posterior = self.spec.build_posterior(self.network, mean_flow_steps)
         for guide in self.guides:
             posterior = guide(posterior)

@@ -9,9 +9,11 @@ from typing import Literal, cast
 
 from torch import nn
 
+from .checks import check_integer
 from .codec import Codec
 from .config import read_config
 from .errors import CheckpointError, InvalidArgumentError
+from .loop import MAX_STEPS
 from .networks import NetworkConfig, build_network
 from .posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
 from .schedule import VPSchedule
@@ -76,6 +78,15 @@ class ModelSpec:
     def in_channels(self) -> int:
         """Channels of the network's packed input: STMD sees z and x_t."""
         return self.shape[0] * (2 if self.objective == "stmd" else 1)
+
+    def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
+        """Raise for numbers of steps, N and M, that are none, or that the objective does not have."""
+        check_integer("inference_steps", inference_steps, 1, MAX_STEPS)
+        check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
+        if self.objective == "meanflow" and inference_steps != 1:
+            raise InvalidArgumentError("Mean Flow knows t = 1 only: inference_steps must be 1")
+        if self.objective == "ddpm" and mean_flow_steps != 1:
+            raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
 
     def build_network(self) -> nn.Module:
         """A freshly initialised network."""

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arrays import ArrayData, ShardedData
-from ..checks import check_integer
 from ..data import load_data
 from ..errors import InvalidArgumentError
 from ..files import check_writable
@@ -86,8 +85,8 @@ def _on_held_out(
 
 def _posterior(sampler: Sampler, mean_flow_steps: int) -> Posterior:
     """The model's posterior on its own device, for states and keys on the CPU."""
-    steps, device = check_integer("mean_flow_steps", mean_flow_steps, 1), sampler.device
-    inner = sampler.spec.build_posterior(sampler.network, steps)
+    sampler.spec.check_steps(1, mean_flow_steps)
+    inner, device = sampler.spec.build_posterior(sampler.network, mean_flow_steps), sampler.device
 
     def posterior(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         return inner(x_t.to(device), t.to(device), noise.to(device)).cpu()

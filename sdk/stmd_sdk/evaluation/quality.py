@@ -109,7 +109,8 @@ def evaluate_model(
     sampler = Sampler.from_pretrained(model)
     spec = sampler.spec
     runs = list(product(steps or (spec.default_inference_steps,), mean_flow_steps, seeds))
-    _check_runs(sampler, runs)
+    for n, m, _ in runs:  # before the first set is drawn
+        spec.check_steps(n, m)
     if (drawn := spec.codec.decoded_shape(spec.shape)) != against.shape:
         raise InvalidArgumentError(
             f"{spec.name} draws samples of shape {list(drawn)}, {against.data} holds {list(against.shape)}"
@@ -191,16 +192,3 @@ def _images(source: str, split: str) -> ArrayData:
     if not isinstance(data, ArrayData):
         raise DataError(f"{source}: samples are compared with images or vectors, not with latents or a mixture")
     return data
-
-
-def _check_runs(sampler: Sampler, runs: Sequence[tuple[int, int, int]]) -> None:
-    """Find a sweep that the objective does not have before the first set is drawn."""
-    objective = sampler.spec.objective
-    for n, m, _ in runs:
-        check_integer("steps", n, 1)
-        check_integer("mean_flow_steps", m, 1)
-        if (objective == "meanflow" and n != 1) or (objective == "ddpm" and m != 1):
-            raise InvalidArgumentError(
-                f"{sampler.spec.name} has objective {objective!r}: "
-                f"{'steps must be 1' if objective == 'meanflow' else 'mean_flow_steps must be 1'}"
-            )
