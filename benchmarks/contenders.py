@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, final
@@ -21,16 +22,15 @@ from torch import Tensor, nn
 
 from stmd_export import Whole, export_onnx
 from stmd_sdk import ModelSpec, Sampler
-from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.checkpoint import bundled_models, load_model, resolve_model, save_model
 from stmd_sdk.codec import PixelCodec
-from stmd_sdk.errors import StmdError
+from stmd_sdk.errors import DeviceError, InvalidArgumentError, StmdError
 from stmd_sdk.networks import PRESETS
 from stmd_sdk.networks.unet import UNet
 from stmd_sdk.posterior import Network
 from stmd_sdk.runner import WholeSampler
 
-BACKENDS = ["eager", "compiled", "onnx", "whole"]
+BACKENDS = ["eager", "captured", "compiled", "onnx", "whole"]
 PEERS = ["loop", "ddim", "dpm++", "ddpm"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETS = 4  # of random inputs, in rotation
@@ -88,44 +88,63 @@ def contenders(
         try:
             sampler = _sampler(backend, path, folder, setting, device)
         except StmdError as error:
-            print(f"{backend}: left out: {error}")
+            leave_out(backend, str(error))
             continue
         build = time.perf_counter() - started
         if isinstance(sampler, WholeSampler):
             yield Contender(backend, _whole_call(sampler, setting), setting.evaluations, build)
-        elif sampler is not None:
-            bare = f"{backend}, bare"
-            yield Contender(backend, _sample_call(sampler, setting), setting.evaluations, build, bare)
+            continue
+        # A graph has no evaluations of its own beside it.
+        bare = None if backend == "captured" else f"{backend}, bare"
+        yield Contender(backend, _sample_call(sampler, setting), setting.evaluations, build, bare)
+        if bare is not None:
             yield Contender(bare, _bare_call(sampler.network, spec, setting, device), setting.evaluations)
     if "loop" in wanted:
-        yield Contender("plain loop", _plain_loop(module.to(device), spec, setting, device), setting.evaluations)
-    if isinstance(module, UNet):
-        unet = _peer_unet(module, spec, device, PRECISIONS[setting.precision])
-        for peer in (name for name in PEERS if name in wanted and name in USUAL):
-            for steps in {setting.evaluations, USUAL[peer] if usual else setting.evaluations}:
-                if peer != "ddpm" or steps == USUAL[peer]:
-                    yield Contender(f"diffusers {peer}, {steps} steps", _peer(peer, unet, setting, steps), steps)
+        plain = module.to(device=device, dtype=PRECISIONS[setting.precision])
+        yield Contender("plain loop", _plain_loop(plain, spec, setting, device), setting.evaluations)
+    peers = [name for name in PEERS if name in wanted and name in USUAL]
+    if not isinstance(module, UNet):
+        for peer in peers:
+            leave_out(peer, f"diffusers' pipelines have a U-Net, and {setting.model} has none")
+        return
+    unet = _peer_unet(module, spec, device, PRECISIONS[setting.precision])
+    for peer in peers:
+        for steps in {setting.evaluations, USUAL[peer] if usual else setting.evaluations}:
+            if peer != "ddpm" or steps == USUAL[peer]:
+                yield Contender(f"diffusers {peer}, {steps} steps", _peer(peer, unet, setting, steps), steps)
 
 
-def _sampler(
-    backend: str, path: Path, folder: Path, setting: Setting, device: torch.device
-) -> Sampler | WholeSampler | None:
-    """None where this device or precision has no such backend: exports have a precision of their own."""
-    dtype, cuda, exported = PRECISIONS[setting.precision], device.type == "cuda", setting.precision == "float32"
+@cache  # once a run, whatever the settings
+def leave_out(name: str, reason: str) -> None:
+    """Say that a contender is not measured, and why."""
+    print(f"left out: {name}: {reason}")
+
+
+def _sampler(backend: str, path: Path, folder: Path, setting: Setting, device: torch.device) -> Sampler | WholeSampler:
+    """Raises where this device or precision has no such backend."""
+    dtype, cuda = PRECISIONS[setting.precision], device.type == "cuda"
+    if backend in ("onnx", "whole") and setting.precision != "float32":
+        raise InvalidArgumentError(f"an export has a precision of its own, here float32 and not {setting.precision}")
     match backend:
         case "eager":
+            return Sampler.from_pretrained(path, device=device, dtype=dtype, eager=True)
+        case "captured":
+            if not cuda:
+                raise DeviceError("CUDA graphs need a GPU, and this run is on the CPU")
             return Sampler.from_pretrained(path, device=device, dtype=dtype)
         case "compiled":
-            spec, module = load_model(path)
-            module.compile(dynamic=False)
-            return Sampler(TorchNetwork(module, device, dtype), spec, device)
-        case "onnx" if exported:
+            # Else shapes that other settings compiled would count against this one.
+            torch.compiler.reset()
+            return Sampler.from_pretrained(path, device=device, dtype=dtype, compile=True, eager=True)
+        case "onnx":
             return Sampler.from_pretrained(_export(path, folder, None), device=device)
-        case "whole" if exported and not cuda:
+        case "whole":
+            if cuda:
+                raise DeviceError("it runs on the CPU alone, and this run is on a GPU")
             whole = Whole(setting.inference_steps, setting.mean_flow_steps)
             return WholeSampler.open(_export(path, folder, whole), threads=torch.get_num_threads())
         case _:
-            return None
+            raise InvalidArgumentError(f"there is no such backend; there are {', '.join(BACKENDS)}")
 
 
 def _export(path: Path, folder: Path, whole: Whole | None) -> Path:
@@ -167,6 +186,7 @@ def _bare_call(network: Network, spec: ModelSpec, setting: Setting, device: torc
 def _plain_loop(module: nn.Module, spec: ModelSpec, setting: Setting, device: torch.device) -> Call:
     """What a user writes without the SDK: ``torch.randn`` and the formulas, under ``no_grad``."""
     shape, schedule, target = (setting.batch, *spec.shape), spec.schedule, spec.build_target()
+    dtype = PRECISIONS[setting.precision]
 
     @torch.no_grad()
     def call() -> Tensor:
@@ -175,7 +195,7 @@ def _plain_loop(module: nn.Module, spec: ModelSpec, setting: Setting, device: to
             rows_t, z = t.expand(setting.batch), torch.randn(shape, device=device)
             for tau, r in pairwise(torch.linspace(1, 0, setting.mean_flow_steps + 1, device=device)):
                 times = torch.stack([tau, tau - r, t]).expand(setting.batch, 3)
-                z = z - (tau - r) * module(torch.cat([z, x], dim=1), times)
+                z = z - (tau - r) * module(torch.cat([z, x], dim=1).to(dtype), times)
             x_0 = target.decode(z, x, rows_t)
             x = schedule.bridge(x_0, x, rows_t, s.expand(setting.batch), torch.randn(shape, device=device))
         return x.clamp(-1, 1)
@@ -188,8 +208,9 @@ def _peer_unet(module: UNet, spec: ModelSpec, device: torch.device, dtype: torch
     config: dict[str, Any] = {key: value for key, value in module.unet.config.items() if not key.startswith("_")}
     side = spec.shape[-1] // module.fold.downscale_factor
     config |= {"in_channels": config["out_channels"], "sample_size": side, "class_embed_type": None}
-    unet: Any = UNet2DModel(**config)  # whose method ``to`` has a type of its own
-    return unet.eval().requires_grad_(False).to(device=device, dtype=dtype)
+    unet = UNet2DModel(**config).eval().requires_grad_(False)
+    nn.Module.to(unet, device=device, dtype=dtype)  # diffusers' own warns of a cast, and does the same
+    return unet
 
 
 def _peer(peer: str, unet: UNet2DModel, setting: Setting, steps: int) -> Call:

@@ -24,7 +24,7 @@ with requires_extra("export"):
 
 __all__ = ["OPSET", "OPSET_BF16", "trace_network", "trace_sampler"]
 
-# 21 is the first opset with a native GroupNormalization; 23's Attention operator fails in TensorRT-RTX.
+# 21 is the first opset to which PyTorch exports a GroupNorm as one node; 23's Attention operator fails in TensorRT-RTX.
 OPSET = 21
 # Conv takes bfloat16 from opset 22 on.
 OPSET_BF16 = 22
@@ -37,7 +37,7 @@ def trace_network(spec: ModelSpec, module: nn.Module, opset: int = OPSET) -> onn
     """The graph x [b, c_in, ...], times [b, k] → u [b, c, ...] with a free batch b."""
     x = torch.zeros(EXAMPLE_BATCH, spec.in_channels, *spec.shape[1:])
     times = torch.full((EXAMPLE_BATCH, spec.times), 0.5)
-    model = _traced(module, (x, times), opset, batch_axis=0, inputs=["x", "times"], output="u")
+    model = _with_instance_norms(_traced(module, (x, times), opset, batch_axis=0, inputs=["x", "times"], output="u"))
     _check_shapes(model, {"x": ["b", *x.shape[1:]], "times": ["b", spec.times], "u": ["b", *spec.shape]})
     return model
 
@@ -56,7 +56,7 @@ def trace_sampler(
     module = WholeModule(spec, times, mean_flow_steps)
     opset = network.opset_import[0].version
     loop = _traced(module, (noise,), opset, batch_axis=1, inputs=["noise"], output="samples")
-    model = _inlined(_with_instance_norms(loop), _with_instance_norms(network))
+    model = _inlined(_with_instance_norms(loop), network)
     samples = ["b", *spec.codec.decoded_shape(spec.shape)]
     _check_shapes(model, {"noise": [2 * steps, "b", *spec.shape], "samples": samples})
     return model
@@ -134,7 +134,8 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 def _with_instance_norms(network: onnx.ModelProto) -> onnx.ModelProto:
     """Spell each GroupNormalization, which is a function to ONNX Runtime, as an InstanceNormalization of groups.
 
-    The runtime expands functions when it opens a file, which takes seconds for a sampler's many.
+    The runtime expands functions when it opens a file, which takes seconds for a sampler's many; and an evaluation of
+    their dozen operators each is slower.
     """
     model = copy.deepcopy(network)
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

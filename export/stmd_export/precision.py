@@ -28,7 +28,7 @@ ISLANDS = nn.GroupNorm, nn.LayerNorm, TimesEmbedding
 ISLAND_NAME = "embed."
 
 HEAVY = "Conv", "MatMul", "Gemm"
-NORMS = "GroupNormalization", "InstanceNormalization", "LayerNormalization"
+NORMS = "InstanceNormalization", "LayerNormalization"
 
 
 @final
@@ -99,8 +99,7 @@ def check_precision(model: onnx.ModelProto, precision: Precision) -> None:
 def _typed(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
     """The watched nodes and the element type of their first input.
 
-    Types are followed from the weights and inputs through the graph: ONNX's own inference stops at a
-    GroupNormalization, a function without rules of its own.
+    Types are followed from the weights and inputs through the graph.
     """
     graph = model.graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}

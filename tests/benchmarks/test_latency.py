@@ -70,6 +70,27 @@ def test_the_grid_is_what_was_asked_for():
     assert len(full) == 3 * 5 * 4 * 2
 
 
+def test_what_is_left_out_is_said_once_with_its_reason(tmp_path, capsys):
+    contenders = module("contenders")
+    contenders.leave_out.cache_clear()
+    path, wanted = contenders.checkpoint("mixture2d", tmp_path), ["captured", "onnx", "whole", "ddim", "dpm++", "ddpm"]
+    for batch in (1, 2):
+        setting = contenders.Setting("mixture2d", "bfloat16", batch, 4, 1)
+        assert list(contenders.contenders(path, tmp_path, setting, wanted, CPU, usual=True)) == []
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[:2] for line in said] == [["left out", name] for name in wanted]
+    for line, reason in zip(said, ["CPU", *["float32"] * 2, *["U-Net"] * 3], strict=True):
+        assert reason in line
+
+
+def test_a_run_with_nothing_left_says_so(tmp_path, monkeypatch):
+    arguments = f"--models mixture2d --backends captured --device cpu --out {tmp_path / 'x.json'}"
+    monkeypatch.setattr(sys, "argv", ["latency.py", *arguments.split()])
+    with pytest.raises(SystemExit, match="nothing was measured"):
+        module("latency").main()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_small_run_writes_what_it_prints(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "latency.py", "--models", "digits", "--batches", "2"]
     command += ["--steps", "1", "--rounds", "3", "--threads", "1", "--device", "cpu", "--backends", "eager", "loop"]

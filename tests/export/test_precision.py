@@ -19,7 +19,7 @@ def test_products_are_reduced_and_norms_are_not(exported, name, precision, kind)
     made = exported(name, precision=precision)
     report = json.loads(report_path(made.onnx).read_text())
     operators = report["operators"]
-    assert set(operators.pop("GroupNormalization", {"FLOAT": 0})) == {"FLOAT"}
+    assert set(operators.pop("InstanceNormalization", {"FLOAT": 0})) == {"FLOAT"}
     assert all(kind in found for found in operators.values())
     assert operators.get("Conv", {kind: 0}).keys() == {kind}
     assert report["parity"]["p_value"] > 1e-3

@@ -15,11 +15,12 @@ __all__ = ["UNet"]
 
 
 class LayoutAttention:
-    """Attention that keeps its input's layout: plain where derivatives or a graph are taken, fused in inference mode.
+    """Attention that keeps its input's layout: plain where derivatives are taken, fused in inference mode and exports.
 
-    Plain attention has forward-mode derivatives and exports to every runtime, the fused kernel has neither, but
-    it never writes the weights [b, tokens, tokens] down. The layout, because the activations behind an attention
-    layer would else be channels-last always, for which GroupNorm has no forward-mode rule.
+    Plain attention has forward-mode derivatives. The fused kernel has none, but it never writes the weights
+    [b, tokens, tokens] down; exported, it is two products, where plain attention adds one to a tensor of zeros. The
+    layout, because the activations behind an attention layer would else be channels-last always, for which GroupNorm
+    has no forward-mode rule.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,8 @@ class LayoutAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         """Attend as diffusers does, which passes these arguments by name."""
-        attend = self.fused if torch.is_inference_mode_enabled() else self.plain
+        fused = torch.is_inference_mode_enabled() or torch.compiler.is_exporting()
+        attend = self.fused if fused else self.plain
         attended = attend(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         layout = torch.contiguous_format if hidden_states.is_contiguous() else torch.channels_last
         return attended.contiguous(memory_format=layout)
