@@ -1,9 +1,11 @@
-"""Posterior sampling on problems whose answer is known: chains and steering beside DPS with the exact score.
+"""Posterior sampling: on problems whose answer is known, beside DPS with the exact score, and on held-out digits.
 
     python benchmarks/posterior.py [--quick] [--mixture3 MODEL] [--mixture64 MODEL] [--out posterior.json]
+    python benchmarks/posterior.py --data MNIST_DIR [--model MODEL] [--digits 16] [--dps-steps 100 1000]
 
 Without a model the posterior p(x_0 | x_t) is the mixture's own: then what is measured is the method, with one the
-method and the model. An evaluation is one draw or one score for each chain.
+method and the model. An evaluation is one draw or one score for each chain; DPS's are differentiated too. With
+``--data`` the digits alone are measured.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import time
 from pathlib import Path
 
 import torch
+from restoration import DIRECTIONS, class_tilt, restoration
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from stmd_sdk import Noise, Sampler, VPSchedule
@@ -30,6 +35,7 @@ from stmd_sdk.evaluation import (
     mixture,
     sliced_w2,
 )
+from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.loop import time_grid
 from stmd_sdk.operators import GaussianNoise, Matrix, Measurement, gaussian_projections
 from stmd_sdk.posterior import Posterior
@@ -139,22 +145,52 @@ def mixture64(model: str | None, n: int, problems: int) -> list[dict[str, object
              "evidence_error_median": statistics.median(evidence), "seconds": seconds}]  # fmt: skip
 
 
+def mixtures(options: argparse.Namespace) -> list[dict[str, object]]:
+    """Both mixtures, with their own posterior and with the models that are given."""
+    rows = list[dict[str, object]]()
+    for model in dict.fromkeys((None, options.mixture3)):
+        rows += mixture3(model, 8192 if options.quick else 65_536)
+    for model in dict.fromkeys((None, options.mixture64)):
+        rows += mixture64(model, 512 if options.quick else 2048, 4 if options.quick else 24)
+    return rows
+
+
+def digits(options: argparse.Namespace) -> list[dict[str, object]]:
+    """Restored digits, and digits steered to other proportions."""
+    count, steps = (DIRECTIONS, [20]) if options.quick else (options.digits, options.dps_steps)
+    rows = restoration(options.data, options.model, count, steps, options.zeta, options.seed, options.sigma)
+    return [*rows, class_tilt(options.model, 256 if options.quick else 2048, 8, options.seed)]
+
+
+def table(rows: list[dict[str, object]]) -> Table:
+    """One line a row, its figures in words."""
+    made = Table("problem", "posterior", "method", "figures")
+    for row in rows:
+        figures = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, int | float))
+        made.add_row(str(row["problem"]), str(row["posterior"]), str(row["method"]), ", ".join(figures))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer chains and measurements")
+    parser.add_argument("--quick", action="store_true", help="fewer chains, measurements and digits")
     parser.add_argument("--mixture3", help="a model trained on mixture3")
     parser.add_argument("--mixture64", help="a model trained on mixture64, as the bundled one")
+    parser.add_argument("--data", type=Path, help="a folder of MNIST's files: measure digits")
+    parser.add_argument("--model", default="mnist", help="a model of digits")
+    parser.add_argument("--digits", type=int, default=16, help=f"held-out digits, {DIRECTIONS} or more")
+    parser.add_argument("--dps-steps", type=int, nargs="*", default=[100], help="DPS's numbers of steps")
+    parser.add_argument("--zeta", type=float, default=1.0, help="DPS's step length")
+    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise on digits")
+    parser.add_argument("--seed", type=int, default=0, help="of measurements and draws of digits")
     parser.add_argument("--out", type=Path, default=Path("posterior.json"))
     options = parser.parse_args()
-    rows = list[dict[str, object]]()
-    for model in {None, options.mixture3}:
-        rows += mixture3(model, 8192 if options.quick else 65_536)
-        print(*(json.dumps(row) for row in rows[-8:]), sep="\n", flush=True)
-    for model in {None, options.mixture64}:
-        rows += mixture64(model, 512 if options.quick else 2048, 4 if options.quick else 24)
-        print(json.dumps(rows[-1]), flush=True)
+    check_writable(options.out)
+    rows = mixtures(options) if options.data is None else digits(options)
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": "cpu", "rows": rows}
-    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+    with written_whole(options.out) as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    Console(width=160).print(table(rows))
 
 
 if __name__ == "__main__":

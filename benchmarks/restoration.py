@@ -1,0 +1,207 @@
+"""Held-out digits, damaged and restored: calibration of the draws beside DPS with the same network.
+
+DPS wants E[x_0 | x_t], and the network gives it in one evaluation: at τ = r = 1 the average velocity is the
+instantaneous one, E[ε - y | z = ε, x_t] = ε - E[y | x_t], whatever ε.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stmd_sdk import DataError, InferenceError, InferenceWarning, Noise, Sampler
+from stmd_sdk.arrays import ArrayData
+from stmd_sdk.data import load_data
+from stmd_sdk.evaluation import JointDraws, load_classifier
+from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
+from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool, box_mask
+from stmd_sdk.posterior import STMDPosterior
+
+DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
+CLASS_WEIGHTS = (0, 1, 0, 1, 0, 2, 0, 2, 0, 4)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Truths [n, 1, h, w] and one noisy measurement of each."""
+
+    name: str
+    operator: LinearOperator
+    sigma: float
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Draws [K, n, ...] of one method, what each cost, and what there is to say of the run."""
+
+    draws: Tensor
+    evaluations: int
+    notes: Row
+
+
+Method = Callable[[Sampler, Problem, int], Restored]
+
+
+def problems(x: Tensor, sigma: float, seed: int) -> list[Problem]:
+    """A hidden box, means of 4 x 4 pixels, a motion blur; all with noise."""
+    shape, noise = tuple(x.shape[1:]), Noise.of(seed, len(x)).fold(7)
+    operators: dict[str, LinearOperator] = {
+        "box of 12 x 12 hidden": Mask(box_mask(shape, 12)),
+        "super-resolution x4": average_pool(shape, 4),
+        "motion blur of 9 pixels": Blur.motion(9, 30.0),
+    }
+    model, found = GaussianNoise(sigma), list[Problem]()
+    for name, operator in operators.items():
+        # What a mask hides carries no noise either.
+        y = operator.A(operator.A_dagger(model.draw(operator.A(x), noise)))
+        found.append(Problem(name, operator, sigma, x, y))
+    return found
+
+
+def conditioned_draws(steps: int) -> Method:
+    """Range-null space guidance in N = ``steps``."""
+
+    def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
+        given = [
+            sampler.condition(problem.operator, y, sigma=problem.sigma).sample(DRAWS, inference_steps=steps, seed=key)
+            for key, y in zip(_keys(seed, problem), problem.y, strict=True)
+        ]
+        return Restored(torch.stack(given, dim=1), steps, {})
+
+    return run
+
+
+def chained_draws(steps: int, moves: int) -> Method:
+    """Independent Metropolis chains of ``moves`` steps, each from a guided draw of N = ``steps``."""
+
+    def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
+        starts = conditioned_draws(steps)(sampler, problem, seed).draws
+        accepted, mixing, last = list[float](), list[float](), list[Tensor]()
+        for i, key in enumerate(_keys(seed, problem)):
+            measured = Measurement(problem.operator, problem.y[i : i + 1], GaussianNoise(problem.sigma))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InferenceWarning)  # R̂ is in the notes
+                draws = sampler.chain(
+                    measured, DRAWS, steps=moves, tempering=None, start=starts[:, i], seed=key.fold(3)
+                )
+            accepted.append(statistics.mean(draws.acceptance.values()))
+            mixing.append(draws.r_hat or 0.0)
+            last.append(draws.samples)
+        notes: Row = {"acceptance": statistics.mean(accepted), "r_hat_median": statistics.median(mixing)}
+        return Restored(torch.stack(last, dim=1), steps + moves, notes)
+
+    return run
+
+
+def dps_draws(steps: int, zeta: float) -> Method:
+    """DPS (Chung et al., 2022): ancestral steps of E[x_0 | x_t] less zeta ∇‖y - A E[x_0 | x_t]‖; a gradient each."""
+
+    def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
+        posterior = sampler.spec.build_posterior(sampler.network)
+        assert isinstance(posterior, STMDPosterior)
+        parts = [
+            _dps(posterior, sampler, problem.operator, y, key, steps, zeta)
+            for key, y in zip(_keys(seed, problem), problem.y, strict=True)
+        ]
+        return Restored(sampler.spec.codec.decode(torch.stack(parts, dim=1)), steps, {"zeta": zeta})
+
+    return run
+
+
+def _dps(
+    posterior: STMDPosterior, sampler: Sampler, operator: LinearOperator, y: Tensor, key: Noise, steps: int, zeta: float
+) -> Tensor:
+    schedule, shape = sampler.spec.schedule, sampler.spec.shape
+    x_t, one = key.fold(0).normal(*shape), torch.ones(len(key))
+    for k in range(steps):
+        t, s = (1 - k / steps) * one, (1 - (k + 1) / steps) * one
+        x, z = x_t.clone().requires_grad_(), key.fold(2 * k + 1).normal(*shape)
+        mean = posterior.target.decode(z - posterior.velocity(z, one, one, x, t), x, t)
+        residual = (y - operator.A(mean)).flatten(1).norm(dim=1)
+        (gradient,) = torch.autograd.grad(residual.sum(), x)
+        epsilon = key.fold(2 * k + 2).normal(*shape)
+        x_t = schedule.bridge(mean.detach(), x_t, t, s, epsilon) - zeta * gradient
+    return x_t
+
+
+def _keys(seed: int, problem: Problem) -> list[Noise]:
+    """The keys of the draws for each truth."""
+    return [Noise.of(seed, DRAWS).fold(100 + i) for i in range(len(problem.x))]
+
+
+def scores(problem: Problem, restored: Restored, seed: int) -> Row:
+    """Coverage of 90 % intervals, spread-skill ratio and CRPS, ± a standard error over the truths."""
+    noise = Noise.of(seed, len(problem.x)).fold(9)
+    joint = JointDraws(problem.x, problem.operator.A_dagger(problem.y), 0.0, restored.draws)
+    pixels = ranks(problem.x.flatten(1), joint.draws.flatten(2), noise.fold(0))
+    along = projected_ranks(joint, DIRECTIONS, noise.fold(1))
+    found = {
+        "pixel_coverage90": interval_coverage(pixels, DRAWS, mask=lively(joint, 1.0).flatten(1)),
+        "projection_coverage90": interval_coverage(along, DRAWS),
+        "spread_skill": spread_skill(joint),
+        "crps": crps(joint),
+    }
+    row: Row = {name: one.value for name, one in found.items()}
+    return {**row, **{f"{name}_error": one.error for name, one in found.items()}}
+
+
+def restoration(
+    data: Path, model: str, digits: int, dps_steps: list[int], zeta: float, seed: int, sigma: float
+) -> list[Row]:
+    """All methods on all problems."""
+    sampler = Sampler.from_pretrained(model, device="cpu")
+    held_out = load_data(data, split="test")
+    if not isinstance(held_out, ArrayData) or held_out.shape != sampler.spec.shape:
+        raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
+    x = held_out[torch.arange(digits)]
+    methods: dict[str, Method] = {f"condition, N = {n}": conditioned_draws(n) for n in (10, 20)}
+    methods["chain from condition, N = 10 + 40"] = chained_draws(10, 40)
+    methods |= {f"DPS, same network, {n} steps": dps_draws(n, zeta) for n in dps_steps}
+    rows = list[Row]()
+    for problem in problems(x, sigma, seed):
+        for name, method in methods.items():
+            row: Row = {"problem": problem.name, "posterior": model, "method": name, "seed": seed, "digits": digits,
+                        "draws": DRAWS, "sigma": sigma}  # fmt: skip
+            begun = time.process_time()
+            try:
+                restored = method(sampler, problem, seed)
+            except InferenceError as error:
+                rows.append({**row, "failed": str(error)})
+            else:
+                cost = {"evaluations": restored.evaluations, "cpu_seconds": time.process_time() - begun}
+                rows.append({**row, **cost, **scores(problem, restored, seed), **restored.notes})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def class_tilt(model: str, particles: int, steps: int, seed: int) -> Row:
+    """Steering towards digits in the proportions p_c w_c, p_c the model's own by the bundled classifier."""
+    sampler = Sampler.from_pretrained(model, device="cpu")
+    _, classifier = load_classifier("mnist")
+    weights = torch.tensor(CLASS_WEIGHTS, dtype=torch.float32)
+
+    def classes(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return classifier(x).argmax(dim=1)
+
+    own = torch.bincount(classes(sampler.sample(particles, inference_steps=steps, seed=seed + 1)), minlength=10).float()
+    target = own * weights / (own * weights).sum()
+    begun = time.process_time()
+    steered = sampler.steer(lambda x: weights.log()[classes(x)], particles, inference_steps=steps, seed=seed)
+    seconds = time.process_time() - begun
+    shares = torch.zeros(10).index_add(0, classes(steered.samples), steered.log_weights.softmax(dim=0))
+    return {"problem": "class-tilted digits", "posterior": model, "method": f"steer, {particles} particles",
+            "seed": seed, "evaluations": steps, "ess": steered.ess, "proportions": shares.tolist(),
+            "target": target.tolist(), "l2_to_target": float((shares - target).norm()),
+            "l2_to_weights": float((shares - weights / weights.sum()).norm()), "cpu_seconds": seconds}  # fmt: skip

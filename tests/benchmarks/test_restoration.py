@@ -1,0 +1,44 @@
+"""The scores of restored digits: right for exchangeable draws, and they see draws that are too narrow."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stmd_sdk.noise import Noise
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "restoration.py"
+
+
+@pytest.fixture(scope="module")
+def restoration():
+    spec = importlib.util.spec_from_file_location("restoration", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["restoration"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_scores_tell_exchangeable_draws_from_narrow_ones(restoration):
+    n, shape = 64, (1, 28, 28)
+    everything = 0.4 * Noise.of(0, restoration.DRAWS + 1).normal(n, *shape)
+    x, draws = everything[0], everything[1:]
+    for problem in restoration.problems(x, 0.1, seed=3):
+        right = restoration.scores(problem, restoration.Restored(draws, 1, {}), 0)
+        for name, exact in [("pixel_coverage90", 0.9), ("projection_coverage90", 0.9), ("spread_skill", 1.0)]:
+            assert abs(right[name] - exact) < 4.5 * right[f"{name}_error"], name
+        narrow = restoration.scores(problem, restoration.Restored(0.5 * draws, 1, {}), 0)
+        assert narrow["pixel_coverage90"] < 0.75
+        assert narrow["spread_skill"] < 0.6
+        assert narrow["crps"] > right["crps"]
+
+
+def test_measurements_lie_in_the_range_of_their_operators_and_hide_what_they_say(restoration):
+    x = 2 * Noise.of(1, 8).uniform(1, 28, 28) - 1
+    for problem in restoration.problems(x, 0.1, seed=3):
+        again = problem.operator.A(problem.operator.A_dagger(problem.y))
+        torch.testing.assert_close(again, problem.y, rtol=1e-3, atol=1e-3)
+        noise = problem.y - problem.operator.A(x)
+        assert 0.03 < noise.std() < 0.11
