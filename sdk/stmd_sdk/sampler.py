@@ -182,8 +182,8 @@ class Sampler:
         """A sampler of x_0 given one linear measurement y = A x_0 + N(0, sigma² I), by range-null space guidance.
 
         ``operator`` has ``A``, ``A_adjoint`` and ``A_dagger``: those of :mod:`stmd_sdk.operators`, deepinv's
-        linear physics. Without noise every sample meets ``y`` [*m] or [1, *m] exactly. More measurements and other
-        guides compose; for likelihoods of any other kind see :meth:`chain` and :meth:`steer`.
+        linear physics. Without noise every sample meets ``y`` [*m] or [1, *m] exactly, before the codec clamps it.
+        More measurements and other guides compose; for other likelihoods see :meth:`chain` and :meth:`steer`.
         """
         if not 0 <= sigma < math.inf:
             raise InvalidArgumentError(f"sigma must not be negative or infinite, got {sigma}")
