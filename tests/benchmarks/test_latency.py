@@ -71,7 +71,6 @@ def test_the_grid_is_what_was_asked_for():
 
 
 def test_what_is_left_out_is_said_once_with_its_reason(tmp_path, capsys):
-    contenders = module("contenders")
     contenders.leave_out.cache_clear()
     path, wanted = contenders.checkpoint("mixture2d", tmp_path), ["captured", "onnx", "whole", "ddim", "dpm++", "ddpm"]
     for batch in (1, 2):
@@ -87,7 +86,7 @@ def test_a_run_with_nothing_left_says_so(tmp_path, monkeypatch):
     arguments = f"--models mixture2d --backends captured --device cpu --out {tmp_path / 'x.json'}"
     monkeypatch.setattr(sys, "argv", ["latency.py", *arguments.split()])
     with pytest.raises(SystemExit, match="nothing was measured"):
-        module("latency").main()
+        latency.main()
     assert not list(tmp_path.iterdir())
 
 
