@@ -1,27 +1,12 @@
 """The scores of restored digits: right for exchangeable draws, and they see draws that are too narrow."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
-import pytest
+import restoration
 import torch
 
 from stmd_sdk.noise import Noise
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "restoration.py"
 
-
-@pytest.fixture(scope="module")
-def restoration():
-    spec = importlib.util.spec_from_file_location("restoration", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["restoration"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_scores_tell_exchangeable_draws_from_narrow_ones(restoration):
+def test_scores_tell_exchangeable_draws_from_narrow_ones():
     n, shape = 64, (1, 28, 28)
     everything = 0.4 * Noise.of(0, restoration.DRAWS + 1).normal(n, *shape)
     x, draws = everything[0], everything[1:]
@@ -35,7 +20,7 @@ def test_scores_tell_exchangeable_draws_from_narrow_ones(restoration):
         assert narrow["crps"] > right["crps"]
 
 
-def test_measurements_lie_in_the_range_of_their_operators_and_hide_what_they_say(restoration):
+def test_measurements_lie_in_the_range_of_their_operators_and_hide_what_they_say():
     x = 2 * Noise.of(1, 8).uniform(1, 28, 28) - 1
     for problem in restoration.problems(x, 0.1, seed=3):
         again = problem.operator.A(problem.operator.A_dagger(problem.y))
