@@ -150,7 +150,7 @@ def environment(machine: Machine) -> dict[str, object]:
         "bandwidth_gb_s": machine.bandwidth / 1e9,
         "launch_us": machine.launch * 1e6,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cuda": torch.version.cuda,
         "versions": versions,
     }

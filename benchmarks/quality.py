@@ -214,7 +214,7 @@ def main() -> None:
         "samples": len(against.vectors),
         "floor": against.floor,
         "torch": torch.__version__,
-        "machine": platform.platform(),
+        "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "rows": [{**asdict(row), "status": "ours"} for row in rows],
         "paper": [asdict(claim) for claim in CLAIMS.get(against.shape, ())],
