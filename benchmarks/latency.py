@@ -9,14 +9,14 @@
 Runs on a GPU where there is one, else on the CPU, and says so first. A model is a bundled name or a network preset
 with random weights. All contenders of one setting take turns, so that a drifting clock hits them alike, and each
 round has noise of its own. With one thread on a CPU the figures are processor time, which other work on the machine
-does not lengthen, else wall time; the JSON has both. A quality JSON is a list of rows with contender, evaluations
-and quality.
+does not lengthen, else wall time; the JSON has both. A quality JSON is what ``benchmarks/quality.py`` writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 from dataclasses import asdict
 from itertools import product
@@ -146,34 +146,53 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: list[Row], quality: list[Row], path: Path) -> None:
-    """Latency against batch for each contender; quality against latency at the first batch where there is any."""
+def distances(facts: Row) -> dict[tuple[str, int], list[float]]:
+    """Fréchet distances by (method, evaluations), one a seed, from what ``benchmarks/quality.py`` writes."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in facts["rows"]:
+        found.setdefault((row["method"], row["evaluations"]), []).append(row["quality"]["frechet"])
+    return found
+
+
+def methods_of(contender: str) -> tuple[str, ...]:
+    """The methods whose samples a contender draws: a pipeline its own, all else STMD, however it was trained."""
+    peers = {"diffusers ddim": "DDIM", "diffusers ddpm": "DDPM", "diffusers dpm++": "DPM-Solver++"}
+    peer = peers.get(contender.split(",", maxsplit=1)[0])
+    return ("STMD", "STMD calibrated") if peer is None else (peer,)
+
+
+def plot(rows: list[Row], quality: Row | None, path: Path) -> None:
+    """Latency against batch for each contender; quality against latency at the first batch where it is given."""
     import matplotlib as mpl  # noqa: PLC0415
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, panels = plt.subplots(1, 2, figsize=(14, 5))
+    figure, panels = plt.subplots(1, 1 if quality is None else 2, figsize=(14, 5) if quality else (7, 5), squeeze=False)
     lines: dict[str, list[Row]] = {}
     for row in rows:
         name = f"{row['model']}, {row['contender']}, NFE {row['evaluations']}, {row['precision']}"
         lines.setdefault(name, []).append(row)
+    latency = panels[0, 0]
     for name, points in lines.items():
         milliseconds = [row["seconds"]["median"] * 1e3 for row in points]
-        panels[0].plot([row["batch"] for row in points], milliseconds, "o-", label=name)
-    panels[0].set(xscale="log", yscale="log", xlabel="batch", ylabel="milliseconds a batch, median")
-    panels[0].legend(fontsize=6)
-    found = {(mark["contender"], mark["evaluations"]): mark["quality"] for mark in quality}
-    for row in rows:
-        key = row["contender"], row["evaluations"]
-        if row["batch"] == rows[0]["batch"] and key in found:
-            spot = row["seconds"]["median"] * 1e3, found[key]
-            panels[1].plot(*spot, "o")
-            panels[1].annotate(f"{key[0]}, NFE {key[1]}", spot, fontsize=6)
-    panels[1].set(xscale="log", xlabel=f"milliseconds, batch {rows[0]['batch']}", ylabel="quality")
-    panels[1].set_visible(bool(quality))
+        latency.plot([row["batch"] for row in points], milliseconds, "o-", label=name)
+    latency.set(xscale="log", yscale="log", xlabel="batch", ylabel="milliseconds a batch, median")
+    latency.legend(fontsize=6)
+    if quality is not None:
+        _plot_quality([row for row in rows if row["batch"] == rows[0]["batch"]], distances(quality), panels[0, 1])
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def _plot_quality(rows: list[Row], found: dict[tuple[str, int], list[float]], axes: Any) -> None:
+    for row in (row for row in rows if not row["contender"].endswith("bare")):
+        for method in methods_of(row["contender"]):
+            if values := found.get((method, row["evaluations"])):
+                spot = row["seconds"]["median"] * 1e3, statistics.mean(values)
+                axes.plot(*spot, "o")
+                axes.annotate(f"{method}, {row['contender']}, NFE {row['evaluations']}", spot, fontsize=6)
+    axes.set(xscale="log", xlabel=f"milliseconds, batch {rows[0]['batch']}", ylabel="Fréchet distance")
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -194,7 +213,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("latency.json"))
     parser.add_argument("--plot", type=Path, default=None)
-    parser.add_argument("--quality", type=Path, default=None)
+    parser.add_argument("--quality", type=Path, default=None, help="a JSON of quality.py, for the plot")
     options = parser.parse_args(arguments)
     cuda = options.device != "cpu"
     options.models = options.models or (["mnist"] if options.quick else ["unet-mnist", *["unet-cifar10"] * cuda])
@@ -232,7 +251,7 @@ def main() -> None:
     if not rows:
         raise SystemExit("nothing was measured: every contender that was asked for was left out, as said above")
     print(table(rows), markdown(rows), sep="\n\n")
-    quality = json.loads(options.quality.read_text()) if options.quality else []
+    quality = json.loads(options.quality.read_text()) if options.quality else None
     if options.plot:
         plot(rows, quality, options.plot)
 

@@ -108,6 +108,20 @@ def test_a_small_run_writes_what_it_prints(tmp_path):
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
+def test_quality_is_that_of_the_method_that_a_contender_draws():
+    stored = json.loads((ROOT / "docs" / "mnist-quality.json").read_text())
+    found = latency.distances(stored)
+    (ours,) = latency.methods_of("diffusers dpm++, 8 steps")
+    seeds = [row["quality"]["frechet"] for row in stored["rows"] if (row["method"], row["evaluations"]) == (ours, 8)]
+    assert found[ours, 8] == seeds
+    assert len(seeds) == 2
+    assert {method for method, _ in found} - {"Mean Flow"} == {
+        method
+        for contender in ("eager", "diffusers ddim, 4 steps", "diffusers ddpm, 8 steps", "diffusers dpm++, 8 steps")
+        for method in latency.methods_of(contender)
+    }
+
+
 def test_the_readme_shows_the_stored_run():
     stored = json.loads((ROOT / "docs" / "latency-cpu.json").read_text())
     assert latency.markdown(stored["rows"]) in (ROOT / "README.md").read_text()
