@@ -190,9 +190,9 @@ def _plot_quality(rows: list[Row], found: dict[tuple[str, int], list[float]], ax
         for method in methods_of(row["contender"]):
             if values := found.get((method, row["evaluations"])):
                 spot = row["seconds"]["median"] * 1e3, statistics.mean(values)
-                axes.plot(*spot, "o")
-                axes.annotate(f"{method}, {row['contender']}, NFE {row['evaluations']}", spot, fontsize=6)
+                axes.plot(*spot, "o", label=f"{method}, {row['contender']}, NFE {row['evaluations']}")
     axes.set(xscale="log", xlabel=f"milliseconds, batch {rows[0]['batch']}", ylabel="Fréchet distance")
+    axes.legend(fontsize=6)
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
