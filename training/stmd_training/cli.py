@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+# Options of both commands.
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a TOML file.")],
@@ -25,14 +34,11 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    restart: Restart = False,
+    settings: Settings = None,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Try the whole path in seconds: a tiny network, synthetic data, four steps.")
     ] = False,
@@ -65,14 +71,11 @@ def tilt(
     steps: Annotated[int | None, typer.Option(help="Inference steps N of the pool. Default: the model's.")] = None,
     beta: Annotated[float, typer.Option(help="The power of exp(-E); below 1 it tilts less.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/MODEL-tilted.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of resuming.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    restart: Restart = False,
+    settings: Settings = None,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
 ) -> None:
     """Tilt a model towards p(x_0) exp(-E(x_0)): train it on its own samples, drawn by the weight exp(-E).
 
