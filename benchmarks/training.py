@@ -2,7 +2,8 @@
 
     python benchmarks/training.py [--threads 2] [--networks unet-mnist] [--out training.json]
 
-Ratios of medians, the two sides in turn so that a drifting clock hits both. What a sample costs is in latency.py.
+Ratios of medians, the sides in turn so that a drifting clock hits them alike, and of the memory that a step needs at
+its peak. ``energy_score`` 0 is the paper's loss, above it the calibrated one. What a sample costs is in latency.py.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
-from measuring import environment, interleaved, measured_machine, ratio_clock
+from measuring import environment, interleaved, measured_machine, peak_memory, ratio_clock
 
 from stmd_sdk.noise import Noise
 from stmd_training.losses import FlowLoss, STMDLoss
@@ -23,27 +25,31 @@ from stmd_training.times import TimeSampler
 CPU = torch.device("cpu")
 
 
-def training(preset: str, share: float, batch: int, runs: int) -> dict[str, object]:
+def training(preset: str, share: float, energy_score: float, batch: int, runs: int) -> dict[str, object]:
     """A step of the STMD loss over a plain flow-matching step (no row has r < τ) of the same network."""
     spec = load_recipe("mnist", (f"network={preset}",)).model_spec(1.0, {})
     module = spec.build_network()
     x_0, noise = torch.randn(batch, *spec.shape).clamp(-1, 1), Noise.of(0, batch)
 
-    def step(moving_share: float) -> None:
-        flow = FlowLoss(TimeSampler(moving_share=moving_share))
+    def step(share: float, energy_score: float) -> None:
+        flow = FlowLoss(TimeSampler(moving_share=share))
         module.zero_grad()
-        STMDLoss(spec.schedule, flow=flow)(module, x_0, noise).mean().backward()
+        STMDLoss(spec.schedule, flow=flow, energy_score=energy_score)(module, x_0, noise).mean().backward()
 
-    _, taken = interleaved([lambda: step(share), lambda: step(0.0)], CPU, runs)
+    sides = [partial(step, share, energy_score), partial(step, 0.0, 0.0)]
+    _, taken = interleaved(sides, CPU, runs)
     stmd, plain = ([times[ratio_clock(CPU)] for times in side] for side in taken)
     ratios = [a / b for a, b in zip(stmd, plain, strict=True)]
+    needed, floor = (peak_memory(side, CPU) for side in sides)
     return {
         "network": preset,
         "batch": batch,
         "share": share,
+        "energy_score": energy_score,
         "seconds": statistics.median(stmd),
         "ratio": statistics.median(stmd) / statistics.median(plain),
         "ratio_min_max": [min(ratios), max(ratios)],
+        "memory_ratio": needed / floor if needed and floor else None,
     }
 
 
@@ -58,8 +64,8 @@ def main() -> None:
     print(f"CPU, {options.threads} threads, torch {torch.__version__}, float32, {options.runs} rounds")
     rows: list[dict[str, object]] = []
     for preset in options.networks:
-        for share in (0.25, 0.75):
-            rows.append(training(preset, share, 64, options.runs))
+        for share, energy_score in ((0.25, 0.0), (0.75, 0.0), (0.25, 0.3)):
+            rows.append(training(preset, share, energy_score, 64, options.runs))
             print(json.dumps(rows[-1]), flush=True)
     facts = environment(measured_machine(CPU))
     options.out.write_text(json.dumps({"environment": facts, "rows": rows}, indent=1) + "\n")
