@@ -45,17 +45,45 @@ def launched(folder, *settings):
     ]
 
 
-def test_the_rows_of_all_processes_are_the_batch_with_as_many_moving_ones_each():
+@pytest.mark.parametrize(("count", "microbatches"), [(4, 1), (1, 4), (2, 2)])
+def test_the_shares_of_all_processes_are_the_batch_with_as_many_moving_rows_each(count, microbatches):
     noise = Noise.of(0, 64)
-    shares = [noise[Processes(rank, 4).rows] for rank in range(4)]
+    shares = [noise[rows] for rank in range(count) for rows in Processes(rank, count).shares(microbatches)]
     assert sorted(torch.cat([share.indices for share in shares]).tolist()) == list(range(64))
     for share in shares:
         assert (share.indices[: 48 // 4] < 48).all()
         assert (share.indices[48 // 4 :] >= 48).all()
+
+
+def test_a_batch_that_cannot_be_shared_out_evenly_is_refused():
     with pytest.raises(InvalidArgumentError, match="among 3 processes"):
-        Processes(0, 3).check_batch(64, 48)
+        Processes(0, 3).check_batch(64, 48, 1)
     with pytest.raises(InvalidArgumentError, match="16 rows have r < tau"):
-        Processes(0, 32).check_batch(64, 16)
+        Processes(0, 32).check_batch(64, 16, 1)
+    with pytest.raises(InvalidArgumentError, match="with 3 micro-batches each"):
+        Processes(0, 2).check_batch(64, 48, 3)
+
+
+def first_moments(folder):
+    """After one step AdamW's first moment is a tenth of the gradient, once clipped."""
+    moments = {k: v for k, v in load_file(folder / "state.safetensors").items() if k.startswith("exp_avg.")}
+    assert len(moments) > 5
+    return moments
+
+
+def assert_same_gradients(folder, other):
+    expected = first_moments(other)
+    for name, moment in first_moments(folder).items():
+        scale = float(expected[name].abs().max())
+        torch.testing.assert_close(moment, expected[name], rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_micro_batches_take_the_step_of_the_whole_batch(tmp_path):
+    data = load_data("mixture2d")
+    for n in (1, 8):
+        recipe = load_recipe("mixture2d-calibrated", (*TINY, "steps=1", f"microbatches={n}"))
+        Run(recipe, data, tmp_path / str(n))(progress=False)
+    assert_same_gradients(tmp_path / "8", tmp_path / "1")
 
 
 def test_two_processes_take_the_step_of_one_with_the_whole_batch(tmp_path):
@@ -65,13 +93,7 @@ def test_two_processes_take_the_step_of_one_with_the_whole_batch(tmp_path):
     for process in processes:
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr
-    one, two = (load_file(tmp_path / run / "state.safetensors") for run in ("one", "two"))
-    # After one step AdamW's first moment is a tenth of the gradient, once clipped.
-    moments = [name for name in one if name.startswith("exp_avg.")]
-    assert len(moments) > 5
-    for name in moments:
-        scale = float(one[name].abs().max())
-        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-5 * scale)
+    assert_same_gradients(tmp_path / "two", tmp_path / "one")
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
 
 

@@ -234,6 +234,17 @@ def test_a_folder_of_another_recipe_is_refused_and_restart_begins_anew(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() != before
 
 
+def test_what_does_not_decide_what_is_learned_may_change_when_a_run_goes_on(tmp_path):
+    recipe = tiny()
+    first, steps = started(recipe)
+    next(steps)
+    save_state(tmp_path / "state.safetensors", first, recipe, 1.0)
+    changed = tiny("microbatches=4", "log_every=7", "sample_every=9", "checkpoint_every=11")
+    second, _ = started(changed)
+    load_state(tmp_path / "state.safetensors", second, changed)
+    assert second.step == 1
+
+
 def test_damaged_states_and_unfit_data_are_refused(tmp_path):
     data = load_data("mixture2d")
     run = Run(tiny(), data, tmp_path)

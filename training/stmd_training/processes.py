@@ -42,17 +42,21 @@ class Processes:
         """Whether this is process 0."""
         return self.rank == 0
 
-    @property
-    def rows(self) -> slice:
-        """This process's rows of a batch: every ``count``-th, so that each has its share of rows of either kind."""
-        return slice(self.rank, None, self.count)
+    def shares(self, microbatches: int) -> list[slice]:
+        """This process's rows of a batch, micro-batch by micro-batch.
 
-    def check_batch(self, batch_size: int, moving_rows: int) -> None:
+        Of n shares in all each takes every n-th row, so that it has its part of the rows of either kind.
+        """
+        n = self.count * microbatches
+        return [slice(share, None, n) for share in range(self.rank, n, self.count)]
+
+    def check_batch(self, batch_size: int, moving_rows: int, microbatches: int) -> None:
         """Raise unless a batch, and its rows with r < τ, can be shared out evenly."""
-        if batch_size % self.count or moving_rows % self.count:
+        n = self.count * microbatches
+        if batch_size % n or moving_rows % n:
             raise InvalidArgumentError(
                 f"batch_size: {batch_size}, of which {moving_rows} rows have r < tau, cannot be shared out evenly "
-                f"among {self.count} processes"
+                f"among {self.count} processes with {microbatches} micro-batches each"
             )
 
     def average(self, tensors: Iterable[Tensor]) -> None:

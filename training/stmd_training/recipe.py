@@ -28,6 +28,7 @@ class Recipe:
 
     ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes; ``energy_score`` is λ.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
+    ``microbatches`` is how many pieces each process takes its rows in: that many times less memory, the same gradients.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Recipe:
     t_power: float = 1.0
     steps: int = 150_000
     batch_size: int = 64
+    microbatches: int = 1
     learning_rate: float = 5e-4
     warmup_steps: int = 0
     decay: Literal["constant", "cosine"] = "constant"
@@ -59,6 +61,7 @@ class Recipe:
         positive = (
             "steps",
             "batch_size",
+            "microbatches",
             "learning_rate",
             "clip_norm",
             "t_power",

@@ -19,6 +19,8 @@ from .trainer import TrainState
 __all__ = ["load_state", "save_state"]
 
 MOMENTS = "exp_avg", "exp_avg_sq"
+# What a run may change when it goes on: none of it decides what is learned.
+FREE = {"microbatches", "checkpoint_every", "sample_every", "log_every"}
 
 
 def save_state(path: Path, state: TrainState, recipe: Recipe, seconds: float) -> None:
@@ -66,7 +68,7 @@ def _fill(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
 
 
 def _check_recipe(path: Path, old: dict[str, object], new: dict[str, object]) -> None:
-    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    differing = [key for key in sorted((old.keys() | new.keys()) - FREE) if old.get(key) != new.get(key)]
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in differing)
         raise TrainingError(

@@ -87,10 +87,11 @@ def train(
     """Advance ``state`` to the recipe's last step, yielding after each one.
 
     Logging, saving and monitoring belong to the caller. A loss or gradient that is not finite raises TrainingError
-    before it touches the weights. Of several processes each takes its rows of the batch, with the keys that these rows
-    have in any case: how many there are changes the rounding alone. The main one alone has the average.
+    before it touches the weights. Each process and micro-batch takes its rows of the batch, with the keys that they
+    have in any case: how many there are changes the rounding alone. The main process alone has the average.
     """
-    processes.check_batch(recipe.batch_size, recipe.flow.times.moving_rows(recipe.batch_size))
+    pieces = recipe.microbatches
+    processes.check_batch(recipe.batch_size, recipe.flow.times.moving_rows(recipe.batch_size), pieces)
     device = next(state.network.parameters()).device
     # Matrix products in the recipe's precision; the losses see float32, and take their derivative in it.
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
@@ -98,17 +99,19 @@ def train(
     def network(x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         return state.network(x, times).float()
 
-    noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)[processes.rows]
+    noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)
     while state.step < recipe.steps:
         rate = learning_rate(recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        x_0 = batches(state.step)[processes.rows].to(device)
-        with autocast:
-            value = loss(network, x_0, noise.fold(state.step)).mean()
+        x_0, key = batches(state.step), noise.fold(state.step)
+        value = torch.zeros((), device=device)
         state.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        value = value.detach()
+        for rows in processes.shares(pieces):
+            with autocast:
+                part = loss(network, x_0[rows].to(device), key[rows]).mean() / pieces
+            part.backward()
+            value += part.detach()
         processes.average([value, *(p.grad for p in state.network.parameters() if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
         if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
