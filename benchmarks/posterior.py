@@ -21,6 +21,7 @@ import torch
 from restoration import DIRECTIONS, class_tilt, restoration
 from rich.console import Console
 from rich.table import Table
+from solvers import dps
 from torch import Tensor
 
 from stmd_sdk import Noise, Sampler, VPSchedule
@@ -35,6 +36,7 @@ from stmd_sdk.evaluation import (
     mixture,
     sliced_w2,
 )
+from stmd_sdk.evaluation.controls import MeanPosterior
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.loop import time_grid
 from stmd_sdk.operators import GaussianNoise, Matrix, Measurement, gaussian_projections
@@ -64,22 +66,6 @@ def chains(posterior: Posterior, shape: tuple[int, ...], measured: Measurement, 
         noising = RangeNoising(SCHEDULE, measured.operator, measured.y, measured.noise.sigma)
     walk = metropolis(posterior, measured, start, noising, key.fold(2), tempering=0.9)
     return run_chains(walk, evaluations - 1, lambda x: x, True)
-
-
-def dps(law: GaussianMixture, measured: Measurement, n: int, steps: int, zeta: float) -> Tensor:
-    """DPS (Chung et al., 2022) with the exact posterior mean: ancestral steps less zeta ∇‖y - A E[x_0 | x_t]‖."""
-    key = Noise.of(4, n)
-    x_t = key.fold(0).normal(*law.shape)
-    for k in range(steps):
-        t, s = 1 - k / steps, 1 - (k + 1) / steps
-        x = x_t.clone().requires_grad_()
-        mean = law.posterior_mean(x, t, SCHEDULE)
-        residual = (measured.y - measured.operator.A(mean)).flatten(1).norm(dim=1)
-        (gradient,) = torch.autograd.grad(residual.sum(), x)
-        rows = torch.ones(n)
-        epsilon = key.fold(k + 1).normal(*law.shape)
-        x_t = SCHEDULE.bridge(mean.detach(), x_t, t * rows, s * rows, epsilon) - zeta * gradient
-    return x_t
 
 
 def mixture3(model: str | None, n: int) -> list[dict[str, object]]:
@@ -112,11 +98,11 @@ def mixture3(model: str | None, n: int) -> list[dict[str, object]]:
                  "seeds": 10, "evaluations": 20,
                  "evidence_error_rms": rms, "evidence_error_max": max(map(abs, errors))})  # fmt: skip
     if model is None:
+        few = min(n, 8192)
+        truth, mean = truth[:few], MeanPosterior(law, SCHEDULE)
         for zeta in (0.01, 0.02, 0.05):
             begun = time.perf_counter()
-            few = min(n, 8192)
-            x = dps(law, measured, few, 500, zeta)
-            truth = truth[:few]
+            x = dps(mean, SCHEDULE, time_grid(500), (2,), Noise.of(4, few), measured.operator, measured.y, zeta)
             rows.append(row(f"DPS, exact score, zeta {zeta}", 500, x, time.perf_counter() - begun))
     return rows
 

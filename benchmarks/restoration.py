@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from solvers import dps
 from torch import Tensor
 
 from stmd_sdk import DataError, InferenceError, InferenceWarning, Noise, Sampler
@@ -22,6 +23,7 @@ from stmd_sdk.arrays import ArrayData
 from stmd_sdk.data import load_data
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
+from stmd_sdk.loop import time_grid
 from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool, box_mask
 from stmd_sdk.posterior import STMDPosterior
 
@@ -108,31 +110,21 @@ def dps_draws(steps: int, zeta: float) -> Method:
     """DPS (Chung et al., 2022): ancestral steps of E[x_0 | x_t] less zeta ∇‖y - A E[x_0 | x_t]‖; a gradient each."""
 
     def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
-        posterior = sampler.spec.build_posterior(sampler.network)
-        assert isinstance(posterior, STMDPosterior)
+        spec, times = sampler.spec, time_grid(steps)
+        stmd = spec.build_posterior(sampler.network)
+        assert isinstance(stmd, STMDPosterior)
+
+        def mean(x_t: Tensor, t: Tensor, noise: Noise) -> Tensor:
+            z, one = noise.normal(*spec.shape), torch.ones_like(t)
+            return stmd.target.decode(z - stmd.velocity(z, one, one, x_t, t), x_t, t)
+
         parts = [
-            _dps(posterior, sampler, problem.operator, y, key, steps, zeta)
+            dps(mean, spec.schedule, times, spec.shape, key, problem.operator, y, zeta)
             for key, y in zip(_keys(seed, problem), problem.y, strict=True)
         ]
-        return Restored(sampler.spec.codec.decode(torch.stack(parts, dim=1)), steps, {"zeta": zeta})
+        return Restored(spec.codec.decode(torch.stack(parts, dim=1)), steps, {"zeta": zeta})
 
     return run
-
-
-def _dps(
-    posterior: STMDPosterior, sampler: Sampler, operator: LinearOperator, y: Tensor, key: Noise, steps: int, zeta: float
-) -> Tensor:
-    schedule, shape = sampler.spec.schedule, sampler.spec.shape
-    x_t, one = key.fold(0).normal(*shape), torch.ones(len(key))
-    for k in range(steps):
-        t, s = (1 - k / steps) * one, (1 - (k + 1) / steps) * one
-        x, z = x_t.clone().requires_grad_(), key.fold(2 * k + 1).normal(*shape)
-        mean = posterior.target.decode(z - posterior.velocity(z, one, one, x, t), x, t)
-        residual = (y - operator.A(mean)).flatten(1).norm(dim=1)
-        (gradient,) = torch.autograd.grad(residual.sum(), x)
-        epsilon = key.fold(2 * k + 2).normal(*shape)
-        x_t = schedule.bridge(mean.detach(), x_t, t, s, epsilon) - zeta * gradient
-    return x_t
 
 
 def _keys(seed: int, problem: Problem) -> list[Noise]:

@@ -1,4 +1,4 @@
-"""Deterministic solvers of the probability flow, over any posterior mean: DDIM and DPM-Solver++."""
+"""What others do with a posterior mean E[x_0 | x_t]: DDIM and DPM-Solver++ draw from it, DPS guides it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.noise import Noise
+from stmd_sdk.operators import LinearOperator
 from stmd_sdk.posterior import Posterior
 from stmd_sdk.schedule import VPSchedule, expand
 
-__all__ = ["ddim", "dpm_solver"]
+__all__ = ["ddim", "dpm_solver", "dps"]
 
 
 def ddim(
@@ -43,6 +44,28 @@ def dpm_solver(
         slope = 0 if before is None else expand(h / (2 * before[1]), x) * (x_0 - before[0])
         x = ratio * x - expand(schedule.alpha(s) * torch.expm1(-h), x) * (x_0 + slope)
         before = x_0, h
+    return x
+
+
+def dps(
+    posterior: Posterior,
+    schedule: VPSchedule,
+    times: Sequence[float],
+    shape: tuple[int, ...],
+    noise: Noise,
+    operator: LinearOperator,
+    y: Tensor,
+    zeta: float,
+) -> Float[Tensor, "b *d"]:
+    """DPS (Chung et al., 2022): ancestral steps less zeta ∇‖y - A E[x_0 | x_t]‖; a gradient of the mean each."""
+    x = noise.fold(0).normal(*shape)
+    for k, (t, s) in enumerate(pairwise(x.new_tensor(times)[:, None].expand(-1, len(x))), 1):
+        x = x.requires_grad_()
+        x_0 = posterior(x, t, noise.fold(2 * k - 1))
+        residual = (y - operator.A(x_0)).flatten(1).norm(dim=1)
+        (gradient,) = torch.autograd.grad(residual.sum(), x)
+        epsilon = noise.fold(2 * k).normal(*shape)
+        x = schedule.bridge(x_0.detach(), x.detach(), t, s, epsilon) - zeta * gradient
     return x
 
 
