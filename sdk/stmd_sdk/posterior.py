@@ -22,8 +22,12 @@ from .target import AbstractTarget
 
 __all__ = ["DDPMPosterior", "MeanFlowPosterior", "Network", "Output", "Posterior", "STMDPosterior", "bounded"]
 
-Output = Literal["velocity", "clean"]
-"""What the network's output means: the average velocity u, or the clean endpoint y with u = (z - y) / τ."""
+Output = Literal["velocity", "x0"]
+"""What the network's output means: the average velocity u, or the clean x_0, with y of it and u = (z - y) / τ.
+
+Images lie near a thin set, noise and velocities do not: a network that outputs x_0 need not cancel the noise of its inputs
+pixel by pixel, and its draws have no speckle (pixel Mean Flows, Lu et al., 2026; Li and He, 2025, for diffusion).
+"""
 
 TAU_FLOOR = 0.05
 
@@ -46,11 +50,9 @@ class Posterior(Protocol):
         ...
 
 
-def _velocity(output: Output, raw: Tensor, z: Tensor, tau: Tensor) -> Tensor:
-    """The average velocity of the network's raw output."""
-    if output == "velocity":
-        return raw
-    return (z - raw) / expand(tau.clamp(min=TAU_FLOOR), z)
+def _velocity_towards(y: Tensor, z: Tensor, tau: Tensor) -> Tensor:
+    """The average velocity from z_τ to the endpoint y; τ is cut from below, where rounding would blow up."""
+    return (z - y) / expand(tau.clamp(min=TAU_FLOOR), z)
 
 
 def _integrate(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
@@ -78,7 +80,7 @@ class STMDPosterior:
     def velocity(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The average velocity u(z, r, τ | x_t, t); times have shape [b]."""
         raw = self.network(torch.cat([z, x_t], dim=1), torch.stack([tau, tau - r, t], dim=1))
-        return _velocity(self.output, raw, z, tau)
+        return raw if self.output == "velocity" else _velocity_towards(self.target.encode(raw, x_t, t), z, tau)
 
     def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Draw x_0 with ``mean_flow_steps`` evaluations of the network."""
@@ -125,7 +127,8 @@ class MeanFlowPosterior:
 
     def velocity(self, z: Tensor, r: Tensor, tau: Tensor) -> Tensor:
         """The average velocity u(z, r, τ); times have shape [b]."""
-        return _velocity(self.output, self.network(z, torch.stack([tau, tau - r], dim=1)), z, tau)
+        raw = self.network(z, torch.stack([tau, tau - r], dim=1))
+        return raw if self.output == "velocity" else _velocity_towards(raw, z, tau)
 
     def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Map x_1 to x_0; ``noise`` is not used."""

@@ -23,6 +23,7 @@ SMALL = {
     ),
     "dit": (DiTConfig(depth=2, width=16, heads=2), (4, 8)),
     "mlp": (MLPConfig(width=16, depth=2), ()),
+    "mlp, with octaves": (MLPConfig(width=16, depth=2, octaves=2), ()),
 }
 kinds = pytest.mark.parametrize("kind", SMALL)
 
@@ -217,6 +218,7 @@ def test_casting_a_network_leaves_its_time_features_in_float32():
         (lambda: DiTConfig(depth=0, width=16, heads=1), "depth"),
         (lambda: MLPConfig(width=0), "width"),
         (lambda: MLPConfig(depth=-1), "depth"),
+        (lambda: MLPConfig(octaves=-1), "octaves"),
     ],
 )
 def test_senseless_configurations_name_their_key(config, key):

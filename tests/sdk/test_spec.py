@@ -24,11 +24,11 @@ SPECS = [
         codec=PixelCodec(),
         schedule=VPSchedule(0.2, 15.5),
         target="residual",
-        output="clean",
+        output="x0",
         sigma_data=0.1 + 0.2,
         training={"data": "digits", "steps": 10, "seconds": 1.0, "loss": math.inf},
     ),
-    ModelSpec("flow", "meanflow", (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec(), output="clean"),
+    ModelSpec("flow", "meanflow", (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec(), output="x0"),
     ModelSpec("ddpm", "ddpm", (1, 8, 8), UNetConfig(channels=(8,), attention=(), groups=4), PixelCodec()),
 ]
 
@@ -127,8 +127,8 @@ def test_the_spec_chooses_posterior_target_and_bound():
     assert posteriors[1].target == ResidualTarget(VPSchedule(0.2, 15.5), 0.1 + 0.2)
     assert (posteriors[0].output, posteriors[1].output, posteriors[2].output) == (
         "velocity",
-        "clean",
-        "clean",
+        "x0",
+        "x0",
     )
     assert [posterior.mean_flow_steps for posterior in posteriors[:3]] == [3, 3, 3]
     assert posteriors[3].bound == 1.0
@@ -141,7 +141,7 @@ def test_the_spec_chooses_posterior_target_and_bound():
     [
         {"objective": "ddpm", "target": "residual"},
         {"objective": "meanflow", "target": "residual"},
-        {"objective": "ddpm", "output": "clean"},
+        {"objective": "ddpm", "output": "x0"},
     ],
 )
 def test_a_setting_that_its_objective_does_not_have_is_refused(change):

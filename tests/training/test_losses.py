@@ -67,7 +67,7 @@ def test_the_exact_model_is_where_the_gradient_of_the_stmd_loss_vanishes():
     assert gradients_at(1.0, 0.2)[3:].min() > 0.04
 
 
-@pytest.mark.parametrize("output", ["velocity", "clean"])
+@pytest.mark.parametrize("output", ["velocity", "x0"])
 def test_central_differences_agree_with_forward_mode(output):
     layer = torch.nn.Sequential(torch.nn.Linear(9, 32), torch.nn.Tanh(), torch.nn.Linear(32, 3))
 
@@ -79,7 +79,7 @@ def test_central_differences_agree_with_forward_mode(output):
         STMDLoss(SCHEDULE, output=output, flow=FlowLoss(power=0.0, derivative=derivative))(network, x_0, noise)
         for derivative in ("jvp", "central")
     ]
-    # u = (z - y) / τ of a clean output bends too fast at small τ for differences of width 0.01.
+    # u = (z - y) / τ of an x_0 output bends too fast at small τ for differences of width 0.01.
     tau, _ = TimeSampler()(noise.fold(3))
     smooth = slice(None) if output == "velocity" else tau > 0.15
     torch.testing.assert_close(values[0][smooth], values[1][smooth], rtol=5e-3, atol=3e-3)

@@ -25,7 +25,7 @@ __all__ = ["DDPMLoss", "Derivative", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLo
 
 Derivative = Literal["jvp", "central"]
 """How the flow loss differentiates along the path: forward mode, or central differences of width 0.01, which are off
-by (0.005 / τ)² of the value where the network's output is ``clean``."""
+by (0.005 / τ)² of the value where the network's output is ``x0``."""
 
 T_MIN = 1e-3
 CENTRAL_STEP = 5e-3

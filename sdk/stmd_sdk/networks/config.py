@@ -15,7 +15,7 @@ def _check_sizes(config: UNetConfig | DiTConfig | MLPConfig) -> None:
     for field in fields(config):
         value: object = getattr(config, field.name)
         if isinstance(value, int):
-            check_integer(field.name, value, 0 if field.name == "downsample_padding" else 1)
+            check_integer(field.name, value, 0 if field.name in ("downsample_padding", "octaves") else 1)
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ class DiTConfig:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """A residual multilayer perceptron for vectors."""
+    """A residual multilayer perceptron for vectors.
+
+    With ``octaves`` it also sees the sine and cosine of each input at that many frequencies from π/2 up (Tancik et al.,
+    2020): for data in few coordinates with many modes, whose edges a plain perceptron learns last.
+    """
 
     width: int = 256
     depth: int = 3
     embedding_width: int = 64
+    octaves: int = 0
     kind: Literal["mlp"] = "mlp"
 
     def __post_init__(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,20 +33,27 @@ class Block(nn.Module):
         return h + self.second(nn.functional.silu(self.first(rms_norm(h)) + self.times(embedding)))
 
 
+def fourier_features(x: Float[Tensor, "b c"], octaves: int) -> Float[Tensor, "b c2"]:
+    """x, then sin ωx and cos ωx at ω = π/2, π, 2π, …; in float32 at least, as angles need it."""
+    angles = [math.pi / 2 * 2**k * x.to(torch.promote_types(x.dtype, torch.float32)) for k in range(octaves)]
+    return torch.cat([x, *(wave(angle).to(x.dtype) for angle in angles for wave in (torch.sin, torch.cos))], dim=1)
+
+
 class ResidualMLP(nn.Module):
     """Vectors [b, in_channels] and times [b, times] to [b, out_channels]."""
 
     def __init__(self, config: MLPConfig, in_channels: int, out_channels: int, times: int) -> None:
         super().__init__()
         self.embed = TimesEmbedding(times, config.embedding_width, config.embedding_width)
-        self.enter = nn.Linear(in_channels, config.width)
+        self.octaves = config.octaves
+        self.enter = nn.Linear(in_channels * (1 + 2 * config.octaves), config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.embedding_width) for _ in range(config.depth))
         self.leave = nn.Linear(config.width, out_channels)
 
     def forward(self, x: Float[Tensor, "b c_in"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c"]:
         """Evaluate the network."""
         embedding = nn.functional.silu(self.embed(times))
-        h = self.enter(x)
+        h = self.enter(fourier_features(x, self.octaves))
         for block in self.blocks:
             h = block(h, embedding)
         # Without the last norm the stream can grow until every unit is dead, at learning rates that are fine otherwise.
