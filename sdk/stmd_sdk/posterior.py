@@ -25,8 +25,8 @@ __all__ = ["DDPMPosterior", "MeanFlowPosterior", "Network", "Output", "Posterior
 Output = Literal["velocity", "x0"]
 """What the network's output means: the average velocity u, or the clean x_0, with y of it and u = (z - y) / τ.
 
-Images lie near a thin set, noise and velocities do not: a network that outputs x_0 need not cancel the noise of its inputs
-pixel by pixel, and its draws have no speckle (pixel Mean Flows, Lu et al., 2026; Li and He, 2025, for diffusion).
+Images lie near a thin set, noise and velocities do not: a network that outputs x_0 need not cancel the noise of its
+inputs pixel by pixel (Lu et al., 2026, pixel Mean Flows; Li and He, 2025, for diffusion).
 """
 
 TAU_FLOOR = 0.05

@@ -67,6 +67,23 @@ def test_the_exact_model_is_where_the_gradient_of_the_stmd_loss_vanishes():
     assert gradients_at(1.0, 0.2)[3:].min() > 0.04
 
 
+def test_the_error_of_x_0_is_c_out_times_that_of_y():
+    target, n = ResidualTarget(SCHEDULE, DEVIATION), 256
+    layer = torch.nn.Linear(9, 3)
+
+    def losses(error_of, weight):
+        loss = STMDLoss(SCHEDULE, target, flow=PLAIN, energy_score=weight, error_of=error_of)
+        return loss(lambda x, times: layer(torch.cat([x, times], dim=1)), gaussian(n), Noise.of(1, n)).detach()
+
+    noise = Noise.of(1, n)
+    t, *_ = STMDLoss(SCHEDULE, target).look(gaussian(n), noise)
+    tau, _ = PLAIN.times(noise.fold(3))
+    c_out = target.coefficients(t)[1]
+    torch.testing.assert_close(losses("x0", 0.0), losses("y", 0.0) * (c_out * tau.clamp(min=0.05)) ** 2)
+    scores = [losses(error_of, 100.0) - losses(error_of, 0.0) for error_of in ("y", "x0")]
+    torch.testing.assert_close(scores[1], c_out * scores[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("output", ["velocity", "x0"])
 def test_central_differences_agree_with_forward_mode(output):
     layer = torch.nn.Sequential(torch.nn.Linear(9, 32), torch.nn.Tanh(), torch.nn.Linear(32, 3))

@@ -14,15 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
+from stmd_sdk.posterior import TAU_FLOOR, DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
 from stmd_sdk.schedule import VPSchedule, expand
 from stmd_sdk.target import AbstractTarget, X0Target
 
 from .forward_mode import value_and_derivative
 from .times import TimeSampler
 
-__all__ = ["DDPMLoss", "Derivative", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
+__all__ = ["DDPMLoss", "Derivative", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
 
+ErrorOf = Literal["y", "x0"]
 Derivative = Literal["jvp", "central"]
 """How the flow loss differentiates along the path: forward mode, or central differences of width 0.01, which are off
 by (0.005 / τ)² of the value where the network's output is ``x0``."""
@@ -77,7 +78,7 @@ class FlowLoss:
     Regresses u to v - (τ - r) du/dτ, v = ε - y, with a stopped gradient; the derivative is taken without a graph
     and on the rows with r < τ alone. The squared error is weighted by w = 1 / (‖Δ‖² + c)^p, whose minimiser is the
     conditional mean only where ‖Δ‖² concentrates or p = 0. Divided by d^(1 - p), so that its size does not depend on
-    the dimension d.
+    the dimension d. With a ``unit`` it is the endpoint's error, Δ max(τ, 0.05), in these units, and not the velocity's.
     """
 
     times: TimeSampler = TimeSampler()
@@ -86,7 +87,12 @@ class FlowLoss:
     derivative: Derivative = "jvp"
 
     def __call__(
-        self, velocity: Velocity, y: Float[Tensor, "b *d"], epsilon: Float[Tensor, "b *d"], noise: Noise
+        self,
+        velocity: Velocity,
+        y: Float[Tensor, "b *d"],
+        epsilon: Float[Tensor, "b *d"],
+        noise: Noise,
+        unit: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
         """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0)."""
         tau, r = self.times(noise)
@@ -104,6 +110,8 @@ class FlowLoss:
         if k < len(y):
             u.append(velocity(z[still], r[still], tau[still], still))
         error = _squared_norm(torch.cat(u) - target)
+        if unit is not None:
+            error = error * (unit * tau.clamp(min=TAU_FLOOR)) ** 2
         weight = 1 / (error.detach() + self.offset) ** self.power
         return weight * error / y[0].numel() ** (1 - self.power)
 
@@ -133,7 +141,8 @@ class STMDLoss:
     """The paper's loss, and the project's switches: a residual target, and ``energy_score`` = λ > 0.
 
     t = 1e-3 + (1 - 1e-3) U^``t_power``, U uniform: 1 is the paper's; above 1 trains small t more, where posteriors of
-    separated modes change fastest.
+    separated modes change fastest. ``error_of`` says whose error the losses measure: that of y and its velocity, or
+    that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0.
     """
 
     schedule: VPSchedule
@@ -142,6 +151,7 @@ class STMDLoss:
     flow: FlowLoss = FlowLoss()
     energy_score: float = 0.0
     t_power: float = 1.0
+    error_of: ErrorOf = "y"
 
     def look(self, x_0: Float[Tensor, "b *d"], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """A time, the noisy look at x_0 that conditions the flow, and what the flow generates: (t, x_t, y)."""
@@ -157,9 +167,11 @@ class STMDLoss:
         def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
             return posterior.velocity(z, r, tau, x_t[rows], t[rows])
 
-        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), noise.fold(3))
+        unit = None if self.error_of == "y" else self.target.coefficients(t)[1]
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), noise.fold(3), unit)
         if self.energy_score > 0:
-            loss = loss + self.energy_score * energy_score(posterior, y, x_t, t, noise.fold(4))
+            score = energy_score(posterior, y, x_t, t, noise.fold(4))
+            loss = loss + self.energy_score * (score if unit is None else unit * score)
         return loss
 
 

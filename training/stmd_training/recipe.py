@@ -15,7 +15,7 @@ from stmd_sdk.posterior import Output
 from stmd_sdk.schedule import VPSchedule
 from stmd_sdk.spec import Fact, ModelSpec, Objective
 
-from .losses import DDPMLoss, FlowLoss, Loss, MeanFlowLoss, STMDLoss
+from .losses import DDPMLoss, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -43,6 +43,7 @@ class Recipe:
     flow: FlowLoss = field(default_factory=FlowLoss)
     energy_score: float = 0.0
     t_power: float = 1.0
+    error_of: ErrorOf = "y"
     steps: int = 150_000
     batch_size: int = 64
     microbatches: int = 1
@@ -76,9 +77,9 @@ class Recipe:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        if self.objective != "stmd" and (self.energy_score or self.target != "x0"):
+        if self.objective != "stmd" and (self.energy_score or self.target != "x0" or self.error_of != "y"):
             raise InvalidArgumentError(
-                f"energy_score and target: only objective 'stmd' has them, not {self.objective!r}"
+                f"energy_score, target and error_of: only objective 'stmd' has them, not {self.objective!r}"
             )
 
     def model_spec(self, sigma_data: float, training: dict[str, Fact]) -> ModelSpec:
@@ -107,6 +108,7 @@ class Recipe:
                     self.flow,
                     self.energy_score,
                     self.t_power,
+                    self.error_of,
                 )
             case "meanflow":
                 return MeanFlowLoss(self.output, self.flow)
