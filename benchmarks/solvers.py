@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.noise import Noise
-from stmd_sdk.operators import LinearOperator
+from stmd_sdk.operators import Operator
 from stmd_sdk.posterior import Posterior
 from stmd_sdk.schedule import VPSchedule, expand
 
@@ -53,7 +53,7 @@ def dps(
     times: Sequence[float],
     shape: tuple[int, ...],
     noise: Noise,
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     zeta: float,
 ) -> Float[Tensor, "b *d"]:
