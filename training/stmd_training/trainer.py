@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stmd_sdk.errors import TrainingError
 from stmd_sdk.noise import Noise
+from stmd_sdk.posterior import Network
 from stmd_sdk.spec import ModelSpec
 
 from .batches import LOSS, Batches
@@ -81,6 +82,20 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * warmup * decay
 
 
+def _backward(
+    loss: Loss, network: Network, x_0: Tensor, noise: Noise, shares: Sequence[slice], autocast: torch.autocast
+) -> Tensor:
+    """The mean loss of all shares, its gradients added to the weights' share by share: one graph is alive at a time."""
+    parts: list[Tensor] = []
+    for rows in shares:
+        key = noise[rows]
+        with autocast:
+            part = loss(network, x_0[rows].to(key.indices.device), key).mean() / len(shares)
+        part.backward()
+        parts.append(part.detach())
+    return torch.stack(parts).sum()
+
+
 def train(
     state: TrainState, loss: Loss, batches: Batches, recipe: Recipe, processes: Processes = ALONE
 ) -> Iterator[Step]:
@@ -90,8 +105,7 @@ def train(
     before it touches the weights. Each process and micro-batch takes its rows of the batch, with the keys that they
     have in any case: how many there are changes the rounding alone. The main process alone has the average.
     """
-    pieces = recipe.microbatches
-    processes.check_batch(recipe.batch_size, recipe.flow.times.moving_rows(recipe.batch_size), pieces)
+    processes.check_batch(recipe.batch_size, recipe.flow.times.moving_rows(recipe.batch_size), recipe.microbatches)
     device = next(state.network.parameters()).device
     # Matrix products in the recipe's precision; the losses see float32, and take their derivative in it.
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
@@ -100,18 +114,13 @@ def train(
         return state.network(x, times).float()
 
     noise = Noise.of(recipe.seed, recipe.batch_size, device=device).fold(LOSS)
+    shares = processes.shares(recipe.microbatches)
     while state.step < recipe.steps:
         rate = learning_rate(recipe, state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        x_0, key = batches(state.step), noise.fold(state.step)
-        value = torch.zeros((), device=device)
         state.optimizer.zero_grad(set_to_none=True)
-        for rows in processes.shares(pieces):
-            with autocast:
-                part = loss(network, x_0[rows].to(device), key[rows]).mean() / pieces
-            part.backward()
-            value += part.detach()
+        value = _backward(loss, network, batches(state.step), noise.fold(state.step), shares, autocast)
         processes.average([value, *(p.grad for p in state.network.parameters() if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
         if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
