@@ -20,3 +20,16 @@ def test_a_cell_that_is_done_is_read_back_and_another_is_not(tmp_path):
     longer = fidelity.run_cell(fidelity.Cell("mixture3", "Mean Flow", 0, 0.001, 1000), tmp_path)
     assert longer["steps"] == 2 * row["steps"]
     assert saved.stat().st_mtime_ns > written
+
+
+def test_the_table_has_the_mean_and_the_deviation_over_seeds():
+    def row(seed: int, ratio: float) -> fidelity.Row:
+        kernel = {"variance ratio": {"0.5": ratio}, "mode mass": {"0.5": 0.01}, "TARP": {"0.5": 0.02}}
+        distance = {str(n): {"value": ratio, "floor": 0.5} for n in fidelity.STEPS}
+        facts = {"problem": "mixture2d", "method": "paper", "seed": seed, "cpu_seconds": 3.0}
+        return facts | {"kernel M=1": kernel, "kernel M=2": kernel, "distance": distance}
+
+    table = fidelity.markdown([row(0, 0.9), row(1, 1.1)])
+    assert "| paper | 1.00 ±0.14 | 0.010 ±0.000 | 0.020 ±0.000 | 1.00 ±0.14 | 2.0 ±0.3, " in table
+    assert table.count("| paper |") == 1
+    assert "±" not in fidelity.markdown([row(0, 0.9)])
