@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
 from stmd_training.times import TimeSampler
 
@@ -39,3 +40,22 @@ def test_the_rows_behind_the_share_have_r_equal_tau(kind, share):
     assert (r[k:] == tau[k:]).all()
     # Only pixels can tie among the moving rows, where r was cut at τ.
     assert (r[:k] < tau[:k]).double().mean() > 0.8 if k else True
+
+
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_the_uniform_share_takes_both_ends_from_the_uniform_law(kind):
+    noise = Noise.of(2, 20_000)
+    plain, mixed = TimeSampler(kind, 1.0)(noise), TimeSampler(kind, 1.0, uniform_share=0.3)(noise)
+    uniform = (plain[0] != mixed[0]) | (plain[1] != mixed[1])
+    assert abs(uniform.double().mean() - 0.3) < 4 * (0.3 * 0.7 / 20_000) ** 0.5
+    tau, r = (times[uniform].double().numpy() for times in mixed)
+    assert stats.kstest(tau, lambda x: x**2).pvalue > 1e-3
+    assert stats.kstest(r, lambda x: 1 - (1 - x) ** 2).pvalue > 1e-3
+    assert stats.kstest(r / tau, "uniform").pvalue > 1e-3  # given the larger, the smaller is uniform below it
+
+
+@pytest.mark.parametrize("share", ["moving_share", "uniform_share"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_share_outside_its_range_is_refused(share, value):
+    with pytest.raises(InvalidArgumentError, match=share):
+        TimeSampler(**{share: value})

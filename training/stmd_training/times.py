@@ -1,6 +1,6 @@
 """Time samplers: which intervals (r, τ) of the conditional flow a batch trains.
 
-The paper defers to MeanFlow's code here; these are its later values (Geng et al., 2025).
+The paper defers to MeanFlow's code here; the kinds are its later values (Geng et al., 2025). The uniform share is ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
 
 __all__ = ["TimeSampler"]
@@ -21,13 +22,21 @@ __all__ = ["TimeSampler"]
 class TimeSampler:
     """Draws τ and r ≤ τ, each a sigmoid of a normal, with r = τ for a share of the rows.
 
-    ``pixels``: τ from N(-0.6, 1.6²) and r from N(-4.0, 1.6²), cut at τ. ``latents``: both from N(-0.4, 1),
-    sorted. ``moving_share`` is the share of rows with r < τ, which alone need a derivative: three quarters for
-    pixels and a quarter for latents in MeanFlow. The share is by row index, so that shapes stay static.
+    ``pixels``: τ from N(-0.6, 1.6²) and r from N(-4.0, 1.6²), cut at τ. ``latents``: both from N(-0.4, 1), sorted. A
+    row in ``uniform_share`` takes two sorted uniforms instead: the other laws all but leave out τ near 1, where every
+    draw starts, and M > 1 steps with u(z, r, 1) at r > 0. ``moving_share`` is the share of rows with r < τ, which
+    alone need a derivative: three quarters for pixels and a quarter for latents in MeanFlow. This share is by row
+    index, so that shapes stay static.
     """
 
     kind: Literal["pixels", "latents"] = "pixels"
     moving_share: float = 0.75
+    uniform_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("moving_share", "uniform_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InvalidArgumentError(f"{key}: must lie in [0, 1], got {getattr(self, key)}")
 
     def moving_rows(self, batch: int) -> int:
         """How many rows, the first ones, have r < τ."""
@@ -42,5 +51,9 @@ class TimeSampler:
         else:
             first, second = torch.sigmoid(first - 0.4), torch.sigmoid(second - 0.4)
             tau, r = torch.maximum(first, second), torch.minimum(first, second)
+        if self.uniform_share:
+            ends = noise.fold(0).uniform(2)
+            uniform = noise.fold(1).uniform() < self.uniform_share
+            tau, r = torch.where(uniform, ends.amax(1), tau), torch.where(uniform, ends.amin(1), r)
         k = self.moving_rows(len(noise))
         return tau, torch.cat([r[:k], tau[k:]])
