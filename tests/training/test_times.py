@@ -54,6 +54,12 @@ def test_the_uniform_share_takes_both_ends_from_the_uniform_law(kind):
     assert stats.kstest(r / tau, "uniform").pvalue > 1e-3  # given the larger, the smaller is uniform below it
 
 
+def test_uniform_rows_with_r_equal_tau_take_one_uniform():
+    tau, r = TimeSampler("latents", 0.0, uniform_share=1.0)(Noise.of(3, 20_000))
+    assert (tau == r).all()
+    assert stats.kstest(tau.double().numpy(), "uniform").pvalue > 1e-3
+
+
 @pytest.mark.parametrize("share", ["moving_share", "uniform_share"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_a_share_outside_its_range_is_refused(share, value):

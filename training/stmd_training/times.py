@@ -23,10 +23,10 @@ class TimeSampler:
     """Draws τ and r ≤ τ, each a sigmoid of a normal, with r = τ for a share of the rows.
 
     ``pixels``: τ from N(-0.6, 1.6²) and r from N(-4.0, 1.6²), cut at τ. ``latents``: both from N(-0.4, 1), sorted. A
-    row in ``uniform_share`` takes two sorted uniforms instead: the other laws all but leave out τ near 1, where every
-    draw starts, and M > 1 steps with u(z, r, 1) at r > 0. ``moving_share`` is the share of rows with r < τ, which
-    alone need a derivative: three quarters for pixels and a quarter for latents in MeanFlow. This share is by row
-    index, so that shapes stay static.
+    row in ``uniform_share`` takes uniform times instead, two sorted ones or, where r = τ, one: the other laws all but
+    leave out τ near 1, where every draw starts, and M > 1 steps with u(z, r, 1) at r > 0. ``moving_share`` is the
+    share of rows with r < τ, which alone need a derivative: three quarters for pixels and a quarter for latents in
+    MeanFlow. This share is by row index, so that shapes stay static.
     """
 
     kind: Literal["pixels", "latents"] = "pixels"
@@ -51,9 +51,10 @@ class TimeSampler:
         else:
             first, second = torch.sigmoid(first - 0.4), torch.sigmoid(second - 0.4)
             tau, r = torch.maximum(first, second), torch.minimum(first, second)
-        if self.uniform_share:
-            ends = noise.fold(0).uniform(2)
-            uniform = noise.fold(1).uniform() < self.uniform_share
-            tau, r = torch.where(uniform, ends.amax(1), tau), torch.where(uniform, ends.amin(1), r)
         k = self.moving_rows(len(noise))
+        if self.uniform_share:
+            one, other = noise.fold(0).uniform(2).unbind(1)
+            uniform = noise.fold(1).uniform() < self.uniform_share
+            tau = torch.where(uniform, torch.cat([torch.maximum(one, other)[:k], one[k:]]), tau)
+            r = torch.where(uniform, torch.minimum(one, other), r)
         return tau, torch.cat([r[:k], tau[k:]])
