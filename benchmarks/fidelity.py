@@ -115,11 +115,12 @@ def run_cell(cell: Cell, out: Path) -> Row:
 def _trained(cell: Cell, data: GaussianMixture, schedule: VPSchedule, path: Path) -> Row:
     recipe = cell.recipe()
     spec = recipe.model_spec(data.root_mean_square(), {"data": recipe.data, "steps": recipe.steps, "seed": recipe.seed})
-    loss: Loss = recipe.loss(spec)
+    state = TrainState.fresh(spec, recipe, torch.device("cpu"))
+    loss: Loss = recipe.loss(spec, state.loss_weights)
     if cell.method == "energy score alone":
         assert isinstance(loss, STMDLoss)
         loss = EnergyScoreLoss(loss)
-    state, begun = TrainState.fresh(spec, recipe, torch.device("cpu")), time.process_time()
+    begun = time.process_time()
     with torch.enable_grad():
         for _ in train(state, loss, batches_of(data, recipe.batch_size, recipe.seed), recipe):
             pass

@@ -118,5 +118,5 @@ def test_a_lost_process_stops_the_other_and_one_alone_goes_on(tmp_path):
     reached = state.step
     assert reached > 0
     assert reached % 5 == 0
-    step = next(train(state, recipe.loss(spec), batches_of(data, 32, recipe.seed), recipe))
+    step = next(train(state, recipe.loss(spec, state.loss_weights), batches_of(data, 32, recipe.seed), recipe))
     assert step.step == reached + 1

@@ -20,6 +20,7 @@ from stmd_sdk.target import AbstractTarget, X0Target
 
 from .forward_mode import value_and_derivative
 from .times import TimeSampler
+from .weights import LossWeights
 
 __all__ = ["DDPMLoss", "Derivative", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
 
@@ -91,11 +92,11 @@ class FlowLoss:
         velocity: Velocity,
         y: Float[Tensor, "b *d"],
         epsilon: Float[Tensor, "b *d"],
-        noise: Noise,
+        tau: Float[Tensor, " b"],
+        r: Float[Tensor, " b"],
         unit: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0)."""
-        tau, r = self.times(noise)
+        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0), at intervals that ``times`` drew."""
         z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
         v = epsilon - y
         k = self.times.moving_rows(len(y))
@@ -142,7 +143,8 @@ class STMDLoss:
 
     t = 1e-3 + (1 - 1e-3) U^``t_power``, U uniform: 1 is the paper's; above 1 trains small t more, where posteriors of
     separated modes change fastest. ``error_of`` says whose error the losses measure: that of y and its velocity, or
-    that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0.
+    that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0. With
+    learned ``weights`` both losses are weighed by their size at their times.
     """
 
     schedule: VPSchedule
@@ -152,6 +154,7 @@ class STMDLoss:
     energy_score: float = 0.0
     t_power: float = 1.0
     error_of: ErrorOf = "y"
+    weights: LossWeights | None = None
 
     def look(self, x_0: Float[Tensor, "b *d"], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """A time, the noisy look at x_0 that conditions the flow, and what the flow generates: (t, x_t, y)."""
@@ -168,10 +171,16 @@ class STMDLoss:
             return posterior.velocity(z, r, tau, x_t[rows], t[rows])
 
         unit = None if self.error_of == "y" else self.target.coefficients(t)[1]
-        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), noise.fold(3), unit)
+        tau, r = self.flow.times(noise.fold(3))
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, unit)
+        if self.weights is not None:
+            loss = self.weights.flow(loss, tau, r, t)
         if self.energy_score > 0:
             score = energy_score(posterior, y, x_t, t, noise.fold(4))
-            loss = loss + self.energy_score * (score if unit is None else unit * score)
+            score = score if unit is None else unit * score
+            if self.weights is not None:
+                score = self.weights.energy_score(score, t)
+            loss = loss + self.energy_score * score
         return loss
 
 
@@ -190,7 +199,8 @@ class MeanFlowLoss:
         def velocity(z: Tensor, r: Tensor, tau: Tensor, _rows: slice) -> Tensor:
             return posterior.velocity(z, r, tau)
 
-        return self.flow(velocity, x_0, noise.fold(2).normal(*x_0.shape[1:]), noise.fold(3))
+        tau, r = self.flow.times(noise.fold(3))
+        return self.flow(velocity, x_0, noise.fold(2).normal(*x_0.shape[1:]), tau, r)
 
 
 @final

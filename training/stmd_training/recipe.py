@@ -16,6 +16,7 @@ from stmd_sdk.schedule import VPSchedule
 from stmd_sdk.spec import Fact, ModelSpec, Objective
 
 from .losses import DDPMLoss, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
+from .weights import LossWeights
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -27,6 +28,7 @@ class Recipe:
     """A training run. Defaults are the paper's where it gives them.
 
     ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes; ``energy_score`` is λ.
+    ``learned_weights`` weighs both losses by their size at (τ, r, t), learned along the way.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
     ``microbatches`` is how many pieces each process takes its rows in: that many times less memory, the same gradients.
     """
@@ -44,6 +46,7 @@ class Recipe:
     energy_score: float = 0.0
     t_power: float = 1.0
     error_of: ErrorOf = "y"
+    learned_weights: bool = False
     steps: int = 150_000
     batch_size: int = 64
     microbatches: int = 1
@@ -77,9 +80,11 @@ class Recipe:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        if self.objective != "stmd" and (self.energy_score or self.target != "x0" or self.error_of != "y"):
+        ours = self.energy_score or self.target != "x0" or self.error_of != "y" or self.learned_weights
+        if self.objective != "stmd" and ours:
             raise InvalidArgumentError(
-                f"energy_score, target and error_of: only objective 'stmd' has them, not {self.objective!r}"
+                "energy_score, target, error_of and learned_weights: only objective 'stmd' has them, "
+                f"not {self.objective!r}"
             )
 
     def model_spec(self, sigma_data: float, training: dict[str, Fact]) -> ModelSpec:
@@ -97,8 +102,8 @@ class Recipe:
             training=training,
         )
 
-    def loss(self, spec: ModelSpec) -> Loss:
-        """The training loss of the objective."""
+    def loss(self, spec: ModelSpec, weights: LossWeights | None = None) -> Loss:
+        """The training loss of the objective, with the ``weights`` of the run's state where the recipe learns them."""
         match self.objective:
             case "stmd":
                 return STMDLoss(
@@ -109,6 +114,7 @@ class Recipe:
                     self.energy_score,
                     self.t_power,
                     self.error_of,
+                    weights,
                 )
             case "meanflow":
                 return MeanFlowLoss(self.output, self.flow)

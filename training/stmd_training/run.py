@@ -99,7 +99,7 @@ class Run:
         seconds = load_state(self.state_path, state, self.recipe) if self.state_path.exists() else 0.0
         self.processes.check_same("done steps", state.step, self.device)
         batches = batches_of(self.data, self.recipe.batch_size, self.recipe.seed)
-        steps = train(state, self.recipe.loss(spec), batches, self.recipe, self.processes)
+        steps = train(state, self.recipe.loss(spec, state.loss_weights), batches, self.recipe, self.processes)
         if not self.processes.main:
             deque(steps, maxlen=0)
             return self.model_path

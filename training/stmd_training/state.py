@@ -26,7 +26,7 @@ FREE = {"microbatches", "checkpoint_every", "sample_every", "log_every"}
 def save_state(path: Path, state: TrainState, recipe: Recipe, seconds: float) -> None:
     """Write weights, average, moments, the step, the recipe and the seconds trained so far."""
     tensors = {f"ema.{name}": tensor for name, tensor in state.ema.items()}
-    for name, parameter in state.network.named_parameters():
+    for name, parameter in state.parameters.items():
         tensors[f"weight.{name}"] = parameter.detach()
         for moment in MOMENTS:
             if state.optimizer.state[parameter]:
@@ -59,9 +59,10 @@ def load_state(path: Path, state: TrainState, recipe: Recipe) -> float:
 
 def _fill(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
     state.step = step
-    for name, parameter in state.network.named_parameters():
+    for name, average in state.ema.items():
+        average.copy_(tensors[f"ema.{name}"])
+    for name, parameter in state.parameters.items():
         parameter.data.copy_(tensors[f"weight.{name}"])
-        state.ema[name].copy_(tensors[f"ema.{name}"])
         if step > 0:
             moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
             state.optimizer.state[parameter] = {"step": parameter.new_tensor(step, device="cpu"), **moments}

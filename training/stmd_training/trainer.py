@@ -20,6 +20,7 @@ from .batches import LOSS, Batches
 from .losses import Loss
 from .processes import ALONE, Processes
 from .recipe import Recipe
+from .weights import LossWeights
 
 __all__ = ["Base", "Step", "TrainState", "learning_rate", "train"]
 
@@ -33,13 +34,19 @@ class Base:
     weights: dict[str, Tensor]
 
 
+def _parameters(network: nn.Module, loss_weights: nn.Module | None) -> dict[str, nn.Parameter]:
+    own = {} if loss_weights is None else dict(loss_weights.named_parameters(prefix="loss_weights"))
+    return dict(network.named_parameters()) | own
+
+
 @final
 @dataclass
 class TrainState:
-    """All that training changes: weights, their average, AdamW's moments, and how many steps are done."""
+    """All that training changes: weights, their average, the losses' weights, AdamW's moments, and the steps done."""
 
     network: nn.Module
     ema: dict[str, Tensor]
+    loss_weights: LossWeights | None
     optimizer: torch.optim.AdamW
     step: int = 0
 
@@ -49,12 +56,19 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network = spec.build_network().to(device).train()
+            loss_weights = LossWeights().to(device) if recipe.learned_weights else None
         if base is not None:
             network.load_state_dict(base.weights)
         ema = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
         # Without weight decay, as the paper; fused and foreach variants do not change the arithmetic's order on a CPU.
-        optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-        return cls(network, ema, optimizer)
+        parameters = _parameters(network, loss_weights).values()
+        optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+        return cls(network, ema, loss_weights, optimizer)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that the optimizer moves, by name: the network's parameters, then ``loss_weights.`` and those names."""
+        return _parameters(self.network, self.loss_weights)
 
     def average(self, decay: float) -> None:
         """Move the average towards the weights; young averages forget faster, so that the start does not linger."""
@@ -121,8 +135,9 @@ def train(
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
         value = _backward(loss, network, batches(state.step), noise.fold(state.step), shares, autocast)
-        processes.average([value, *(p.grad for p in state.network.parameters() if p.grad is not None)])
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.clip_norm)
+        parameters = state.parameters.values()
+        processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
+        norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
         if not (math.isfinite(value.item()) and math.isfinite(norm.item())):
             raise TrainingError(
                 f"step {state.step + 1}: the loss is {value.item()} and its gradient's norm {norm.item()}; the last "
