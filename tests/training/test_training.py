@@ -56,7 +56,7 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
     for name in names:
         recipe = load_recipe(name)
         spec = recipe.model_spec(1.0, {})
-        assert recipe.loss(spec)
+        assert recipe.loss(spec, None)
         calibrated = name.endswith("-calibrated")
         assert (recipe.target == "residual") == calibrated, name
         assert (recipe.energy_score > 0) == calibrated, name

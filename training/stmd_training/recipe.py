@@ -102,8 +102,8 @@ class Recipe:
             training=training,
         )
 
-    def loss(self, spec: ModelSpec, weights: LossWeights | None = None) -> Loss:
-        """The training loss of the objective, with the ``weights`` of the run's state where the recipe learns them."""
+    def loss(self, spec: ModelSpec, weights: LossWeights | None) -> Loss:
+        """The training loss of the objective, with the ``weights`` of the run's ``TrainState``, if it learns them."""
         match self.objective:
             case "stmd":
                 return STMDLoss(
