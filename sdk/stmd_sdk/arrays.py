@@ -42,6 +42,10 @@ class ArrayData:
         rows = self.array[indices]
         return rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows.float()
 
+    def equals(self, other: ArrayData) -> bool:
+        """Whether both hold the same samples in the same order: two splits of a set that has none do."""
+        return self.array.shape == other.array.shape and torch.equal(self.array, other.array)
+
     def some(self, n: int, seed: int) -> Float[Tensor, "n *d"]:
         """``n`` different samples in random order, or all if there are fewer."""
         return self[Noise.of(seed, len(self)).uniform().argsort()[:n]]

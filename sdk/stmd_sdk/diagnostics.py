@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .errors import InvalidArgumentError
+
 __all__ = ["LEAST_STEPS", "effective_samples", "split_r_hat"]
 
 LEAST_STEPS = 4
@@ -38,7 +40,9 @@ def effective_samples(trace: Float[Tensor, "steps chains q"]) -> Float[Tensor, "
 
 
 def _halves(trace: Tensor) -> Tensor:
-    """[steps / 2, 2 chains, q], float64."""
+    """[steps / 2, 2 chains, q], float64; raises for values that are not finite, which no diagnostic would show."""
+    if not bool(trace.isfinite().all()):
+        raise InvalidArgumentError("the trace has values that are NaN or infinite")
     half = len(trace) // 2
     return torch.cat([trace[:half], trace[len(trace) - half :]], dim=1).double()
 

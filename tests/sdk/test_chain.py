@@ -195,6 +195,14 @@ def test_r_hat_sees_chains_that_sit_in_different_places():
     assert float(split_r_hat(apart)) == pytest.approx(math.sqrt(1 + 2.25 * 8 / 7), rel=0.05)
 
 
+def test_diagnostics_of_a_trace_with_nan_are_refused():
+    trace = Noise.of(0, 4).normal(200).T[:, :, None].clone()
+    trace[7, 0, 0] = math.nan
+    for diagnostic in (split_r_hat, effective_samples):
+        with pytest.raises(InvalidArgumentError, match="NaN"):
+            diagnostic(trace)
+
+
 def test_resampling_is_unbiased_and_keeps_whole_numbers():
     log_weights = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
     counts = torch.stack([systematic(log_weights, Noise.of(seed, 1)).bincount(minlength=4) for seed in range(500)])

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from stmd_sdk.checkpoint import load_model
-from stmd_sdk.errors import CheckpointError, DataError
+from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError
 from stmd_sdk.latents import cache_latents
 from stmd_sdk.networks import PRESETS
 from stmd_training.recipe import load_recipe
@@ -64,6 +64,28 @@ def test_latents_of_another_vae_and_an_absent_vae_are_refused_before_training(tm
         cache_latents(str(tmp_path / "pictures"), tmp_path / "more", recipe.codec, 64)
     assert not (tmp_path / "more").exists()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "energy_score=-1",
+        "energy_score=nan",
+        "warmup_steps=-1",
+        "seed=-1",
+        "learning_rate=inf",
+        "flow.power=-1",
+        "flow.offset=0",
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(setting):
+    with pytest.raises(InvalidArgumentError, match=setting.split("=")[0].split(".")[-1]):
+        load_recipe("mixture2d-calibrated", (setting,))
+
+
+def test_what_is_the_stmd_objectives_alone_is_refused_elsewhere():
+    with pytest.raises(InvalidArgumentError, match="only objective 'stmd'"):
+        load_recipe("mnist-ddpm", ("t_power=2",))
 
 
 @pytest.mark.parametrize(

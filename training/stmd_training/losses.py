@@ -5,6 +5,7 @@ A loss is a function of a network, clean data and a noise key; equation numbers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, final, runtime_checkable
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import TAU_FLOOR, DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
 from stmd_sdk.schedule import VPSchedule, expand
@@ -86,6 +88,12 @@ class FlowLoss:
     power: float = 0.75
     offset: float = 1e-3
     derivative: Derivative = "jvp"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.power < math.inf:
+            raise InvalidArgumentError(f"power: must be at least 0, got {self.power}")
+        if not 0 < self.offset < math.inf:
+            raise InvalidArgumentError(f"offset: must be positive, got {self.offset}")
 
     def __call__(
         self,

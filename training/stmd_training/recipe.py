@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,16 +75,20 @@ class Recipe:
             "log_every",
         )
         for key in positive:
-            if not getattr(self, key) > 0:
+            if not 0 < getattr(self, key) < math.inf:
                 raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
+        for key in ("energy_score", "warmup_steps", "seed"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
         if not 0 <= self.ema < 1:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        ours = self.energy_score or self.target != "x0" or self.error_of != "y" or self.learned_weights
+        plain = Recipe.energy_score, Recipe.t_power, Recipe.target, Recipe.error_of, Recipe.learned_weights
+        ours = plain != (self.energy_score, self.t_power, self.target, self.error_of, self.learned_weights)
         if self.objective != "stmd" and ours:
             raise InvalidArgumentError(
-                "energy_score, target, error_of and learned_weights: only objective 'stmd' has them, "
+                "energy_score, t_power, target, error_of and learned_weights: only objective 'stmd' has them, "
                 f"not {self.objective!r}"
             )
 

@@ -92,18 +92,18 @@ def coverage_curve(rank: Int[Tensor, " n"], draws: int) -> Float[Tensor, " level
     return histogram(rank, draws).double().cumsum(0)[:-1] / len(rank)
 
 
-def deviation(rank: Int[Tensor, " n"], draws: int) -> Estimate:
+def deviation(rank: Int[Tensor, " n"], draws: int, *, tests: int = 1) -> Estimate:
     """max_j |P(rank < j) - j / (K + 1)|, the largest distance of the coverage curve from the diagonal.
 
     The error is that of the curve where it is farthest; the band is the 95 % quantile of the deviation that
-    exact draws show at this n and K, which falls as 1/√n.
+    exact draws show at this n and K, which falls as 1/√n: of the largest of ``tests`` deviations (Bonferroni).
     """
     n = len(rank)
     curve = coverage_curve(rank, draws)
     distance = (curve - torch.arange(1, draws + 1) / (draws + 1)).abs()
     at = curve[distance.argmax()]
     error = math.sqrt(float(at * (1 - at)) / n)
-    return Estimate(float(distance.max()), error, bridge_quantile(draws) / math.sqrt(n))
+    return Estimate(float(distance.max()), error, bridge_quantile(draws, tests) / math.sqrt(n))
 
 
 def interval_coverage(

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..arrays import ArrayData, ShardedData
+from ..checks import check_integer
 from ..data import load_data
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, OutputError
 from ..files import check_writable
 from ..noise import Noise
 from ..posterior import Posterior
@@ -17,7 +18,7 @@ from ..sampler import Sampler
 from .coverage import HELDOUT_PAIRS, HELDOUT_TIMES, heldout_certificate
 from .kernel import CONTROL_PAIRS, PAIRS, control_certificates, kernel_certificate
 from .mixtures import GaussianMixture
-from .plot import Clouds, Gallery, clouds, gallery, write_page
+from .plot import Clouds, Gallery, blank_page, clouds, gallery, write_page
 from .report import Report
 
 __all__ = ["certify_model"]
@@ -39,9 +40,14 @@ def certify_model(
     no verdict: too few pairs, data of another shape, draws that are NaN or ignore their key. Then no file is
     written.
     """
+    if not out.name:
+        raise OutputError(f"cannot write {out}.json: name the report as well as its folder")
     as_json, as_page = (out.with_name(out.name + suffix) for suffix in (".json", ".png"))
     for path in (as_json, as_page):
         check_writable(path)
+    blank_page()  # a missing extra shows before any work
+    if pairs is not None:
+        check_integer("pairs", pairs, 1)
     sampler = Sampler.from_pretrained(model)
     trained_on = str(sampler.spec.training.get("data", sampler.spec.name))
     source = load_data(trained_on if data is None else data, split="test")
@@ -50,6 +56,10 @@ def certify_model(
     elif isinstance(source, ShardedData):
         raise InvalidArgumentError(f"{source.name} holds latents: certify on the held-out images themselves")
     else:
+        if data is None and _trained_on(source, trained_on):
+            raise InvalidArgumentError(
+                f"{source.name} has no test split and the model was trained on it: give held-out data with --data"
+            )
         report, panel = _on_held_out(sampler, source, pairs, mean_flow_steps, seed, progress)
     write_page(report, panel, as_page)
     report.write_json(as_json)
@@ -81,6 +91,11 @@ def _on_held_out(
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
     return report, panel
+
+
+def _trained_on(source: ArrayData, name: str) -> bool:
+    train = load_data(name, split="train")
+    return isinstance(train, ArrayData) and train.equals(source)
 
 
 def _posterior(sampler: Sampler, mean_flow_steps: int) -> Posterior:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import InvalidArgumentError
 from .mixtures import GaussianMixture
 
 __all__ = ["conditioned"]
@@ -21,6 +22,11 @@ def conditioned(
     The conjugate update of component N(m, C): gain K = C Mᵀ (M C Mᵀ + sigma² I)⁻¹, mean m + K (y - M m),
     covariance C - K M C, weight in proportion to w N(y; M m, M C Mᵀ + sigma² I).
     """
+    if matrix.shape != (len(y), *mixture.shape) or not sigma > 0:
+        raise InvalidArgumentError(
+            f"need a matrix [m, {mixture.shape[0]}], y [m] and sigma > 0, "
+            f"got {list(matrix.shape)}, {list(y.shape)} and {sigma}"
+        )
     matrix, y = matrix.double(), y.double()
     noise = sigma**2 * torch.eye(len(matrix), dtype=torch.float64)
     total = matrix @ mixture.covariances @ matrix.T + noise

@@ -16,6 +16,7 @@ cannot either. CRPS can tell two calibrated models apart: the one that uses x_t 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -43,8 +44,8 @@ from .calibration import (
     uniformity,
 )
 from .finding import Certificate, Curves, Finding, z_p_value
-from .joint import JointDraws, check_posterior, check_times, joint_draws
-from .statistics import bridge_p_value, combined_p_value
+from .joint import JointDraws, check_data, check_posterior, check_times, joint_draws
+from .statistics import Estimate, bridge_p_value, combined_p_value, estimate
 
 __all__ = ["HELDOUT_DRAWS", "HELDOUT_PAIRS", "HELDOUT_TIMES", "calibration_findings", "heldout_certificate"]
 
@@ -76,6 +77,7 @@ def heldout_certificate(
             f"{n} held-out samples are too few for the tests' level: at least "
             f"{max(LEAST_PAIRS, 5 * (draws + 1))} are needed with {draws} draws"
         )
+    check_data(x_0)
     check_posterior(posterior, x_0[:1], float(times[-1]), Noise.of(seed, 2))
     begun, findings, curves = time.monotonic(), list[Finding](), list[Curves]()
     with progress_bar("certifying", len(times), "times", progress) as advance:
@@ -98,7 +100,7 @@ def calibration_findings(
     tarp = tarp_ranks(joint, schedule, sigma_data, noise.fold(0))
     rank = projected_ranks(joint, DIRECTIONS, noise.fold(1))
     covered = deviation(tarp, count)
-    farthest = max((deviation(column, count) for column in rank.T), key=lambda one: one.value)
+    farthest = max((deviation(column, count, tests=DIRECTIONS) for column in rank.T), key=lambda one: one.value)
     p_ranks = combined_p_value([uniformity(column, count) for column in rank.T])
     findings = [
         Finding("TARP", joint.t, covered, 0.0, bridge_p_value(covered.value, n, count), tolerance),
@@ -117,8 +119,15 @@ def _coverages(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise
     within = interval_coverage(pixels, count, LEVEL, alive)
     spread = spread_skill(joint)
     return [
-        Finding("projection coverage", t, along, LEVEL, z_p_value(along, LEVEL), TOLERANCE),
-        Finding("pixel coverage", t, within, LEVEL, z_p_value(within, LEVEL), TOLERANCE),
+        Finding("projection coverage", t, along, LEVEL, _coverage_p_value(along), TOLERANCE),
+        Finding("pixel coverage", t, within, LEVEL, _coverage_p_value(within), TOLERANCE),
         Finding("spread-skill", t, spread, 1.0, z_p_value(spread, 1.0)),
         Finding("CRPS", t, crps(joint), None),
     ]
+
+
+def _coverage_p_value(found: Estimate) -> float:
+    """With the error that a share of ``LEVEL`` has: that of the share found vanishes as it nears 1 (a score test)."""
+    variance = found.value * (1 - found.value)
+    scale = math.sqrt(LEVEL * (1 - LEVEL) / variance) if variance > 0 else 1.0
+    return z_p_value(estimate(found.value, scale * found.error), LEVEL)

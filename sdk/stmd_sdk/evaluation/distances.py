@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InvalidArgumentError
 from ..noise import Noise
 
-__all__ = ["distance_blocks", "energy_distance", "frechet_distance", "mmd", "sliced_w2"]
+__all__ = ["centred", "distance_blocks", "energy_distance", "frechet_distance", "mmd", "sliced_w2"]
 
 BLOCK = 512  # rows a side: a block of float32 distances stays in the cache
 BANDWIDTH_POINTS = 2000
@@ -26,7 +26,7 @@ def energy_distance(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], *, unbia
     below zero); without it the estimate is the distance of the empirical distributions (a V-statistic), whose
     square root is SciPy's ``energy_distance`` in one dimension.
     """
-    x, y = _points(x, y)
+    x, y = centred(x, y)
     n, m = len(x), len(y)
     off = 1 if unbiased else 0
     if min(n, m) <= off:
@@ -63,7 +63,7 @@ def sliced_w2(x: Float[Tensor, "n *d"], y: Float[Tensor, "n *d"], noise: Noise) 
 
     W2 of equally many points on a line is the root mean square difference of the sorted points.
     """
-    x, y = _points(x, y)
+    x, y = centred(x, y)
     if len(x) != len(y):
         raise InvalidArgumentError(f"sliced W2 compares equally many points, got {len(x)} and {len(y)}")
     directions = torch.nn.functional.normalize(noise.normal(x.shape[1]), dim=1)
@@ -79,7 +79,7 @@ def mmd(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], *, bandwidth: float 
 
     ``bandwidth`` h defaults to the median distance among the first 1000 points of each side.
     """
-    x, y = _points(x, y)
+    x, y = centred(x, y)
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise InvalidArgumentError(f"an unbiased MMD needs at least 2 points a side, got {n} and {m}")
@@ -103,7 +103,7 @@ def frechet_distance(
     ``features`` maps samples to vectors [b, f], a classifier's penultimate layer, say; None takes the samples
     themselves. Each side needs more samples than features, or its covariance would be degenerate.
     """
-    _points(x, y)
+    centred(x, y)
     first, second = _features(x, features), _features(y, features)
     for side in (first, second):
         if len(side) <= side.shape[1]:
@@ -137,11 +137,13 @@ def _features(x: Tensor, features: Callable[[Tensor], Tensor] | None) -> Tensor:
     return found.double()
 
 
-def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both samples as rows of numbers about their common centre, checked."""
     if x.shape[1:] != y.shape[1:] or x.ndim < 2 or len(x) == 0 or len(y) == 0:
         raise InvalidArgumentError(f"two samples of one shape are needed, got {list(x.shape)} and {list(y.shape)}")
     for side in (x, y):
+        if not side.is_floating_point():
+            raise InvalidArgumentError(f"samples must be floating-point tensors, got {side.dtype}")
         if not bool(side.isfinite().all()):
             raise InvalidArgumentError("a sample has values that are NaN or infinite")
     x, y = x.flatten(1), y.flatten(1)

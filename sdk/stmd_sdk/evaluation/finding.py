@@ -2,8 +2,9 @@
 
 *Tolerance* is the verdict for models. A trained model is never exact, and a significance test rejects it
 given enough pairs; so a model passes if every estimate lies within its measure's tolerance, and fails
-otherwise. There is no verdict where a band (95 %) is wider than its tolerance, unless some other band lies
-outside as a whole: the error says how many pairs are needed.
+otherwise. There is no verdict where exact draws themselves could leave a tolerance: where a band, widened so that
+all bands hold together with 95 % probability (Bonferroni), is wider than it, unless some other band lies outside
+as a whole. The error says how many pairs are needed.
 
 *Significance* is the judgement of the instrument: exact draws must not be rejected, controls must. The
 hypothesis is that the draws are exact; Holm's correction over all findings keeps the probability of any false
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import final
 
 from ..errors import InvalidArgumentError
-from .statistics import Estimate, holm, normal_p_value
+from .statistics import NORMAL_95, Estimate, holm, normal_p_value
 
 __all__ = ["LEVEL", "Certificate", "Curves", "Finding", "z_p_value"]
 
@@ -29,7 +31,8 @@ LEVEL = 0.05
 class Finding:
     """One measure at one t. ``target`` is its value for exact draws, where that is known, and ``tolerance``
     how far off a model may be; without a p-value it is no test, without a tolerance it has no part in the
-    verdict.
+    verdict. ``one_sided``: only values above the target are wrong, as for a distance, whose unbiased estimate can
+    fall below zero.
     """
 
     measure: str
@@ -38,6 +41,7 @@ class Finding:
     target: float | None
     p_value: float | None = None
     tolerance: float | None = None
+    one_sided: bool = False
 
     @property
     def within(self) -> bool:
@@ -52,7 +56,8 @@ class Finding:
     def _near(self, margin: float) -> bool:
         if self.tolerance is None or self.target is None:
             return True
-        return abs(self.estimate.value - self.target) <= self.tolerance + margin
+        gap = self.estimate.value - self.target
+        return (gap if self.one_sided else abs(gap)) <= self.tolerance + margin
 
 
 @final
@@ -82,14 +87,15 @@ class Certificate:
         """Whether every finding lies within its tolerance; raises where the pairs are too few to tell."""
         if any(finding.decisively_off for finding in self.findings):
             return False
-        for finding in self.findings:
-            if finding.tolerance is not None and finding.estimate.band > finding.tolerance:
-                needed = math.ceil(self.pairs * (finding.estimate.band / finding.tolerance) ** 2)
-                raise InvalidArgumentError(
-                    f"{self.pairs} pairs are too few for a verdict: they tell {finding.measure} at t = {finding.t:g} "
-                    f"to ±{finding.estimate.band:.2g}, its tolerance is {finding.tolerance:g}; "
-                    f"about {needed} pairs are needed"
-                )
+        judged = [(one.estimate.band / one.tolerance, one) for one in self.findings if one.tolerance is not None]
+        widest, finding = max(judged, key=lambda pair: pair[0])
+        widest *= NormalDist().inv_cdf(1 - LEVEL / 2 / len(judged)) / NORMAL_95
+        if widest > 1:
+            raise InvalidArgumentError(
+                f"{self.pairs} pairs are too few for a verdict: they tell {finding.measure} at t = {finding.t:g} "
+                f"to ±{finding.estimate.band:.2g}, its tolerance is {finding.tolerance:g}; "
+                f"about {math.ceil(self.pairs * widest**2)} pairs are needed"
+            )
         return all(finding.within for finding in self.findings)
 
     @property

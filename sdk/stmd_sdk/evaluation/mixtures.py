@@ -90,6 +90,10 @@ class GaussianMixture:
     @classmethod
     def isotropic(cls, means: Float[Tensor, "k d"], deviation: float, name: str = "mixture") -> GaussianMixture:
         """Components of equal weight and covariance ``deviation``² I."""
+        if means.ndim != 2 or means.numel() == 0 or not means.is_floating_point():
+            raise InvalidArgumentError(
+                f"means must be floating-point numbers [k, d], got {list(means.shape)} of {means.dtype}"
+            )
         k, d = means.shape
         covariance = deviation**2 * torch.eye(d, dtype=torch.float64, device=means.device)
         return cls(means.new_full((k,), 1 / k), means, covariance.repeat(k, 1, 1), name)

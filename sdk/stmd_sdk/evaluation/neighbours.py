@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
-from .distances import distance_blocks
+from .distances import centred, distance_blocks
 
 __all__ = ["Neighbourhood", "neighbourhood"]
 
@@ -36,15 +36,9 @@ def neighbourhood(real: Float[Tensor, "n *d"], samples: Float[Tensor, "m *d"], *
 
     A point's k-neighbourhood is the closed ball to its k-th nearest other point of its own sample.
     """
-    real, samples = real.flatten(1), samples.flatten(1)
-    if real.shape[1] != samples.shape[1]:
-        raise InvalidArgumentError(
-            f"two samples of one shape are needed, got {list(real.shape)}, {list(samples.shape)}"
-        )
+    real, samples = centred(real, samples)
     if k < 1 or min(len(real), len(samples)) <= k:
         raise InvalidArgumentError(f"k = {k} neighbours need at least {k + 1} points a side and k >= 1")
-    if not bool(real.isfinite().all() and samples.isfinite().all()):
-        raise InvalidArgumentError("a sample has values that are NaN or infinite")
     radius_real, radius_samples = _radii(real, k), _radii(samples, k)
     inside = samples.new_zeros(len(samples))  # real neighbourhoods that a sample lies in
     covered, recalled = 0, 0

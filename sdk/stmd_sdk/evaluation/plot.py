@@ -22,8 +22,9 @@ from .statistics import bridge_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["Clouds", "Gallery", "clouds", "gallery", "write_page"]
+__all__ = ["Clouds", "Gallery", "blank_page", "clouds", "gallery", "write_page"]
 
 STATES, POINTS = 3, 400
 GALLERY_DRAWS = 5
@@ -80,11 +81,16 @@ def gallery(
     return Gallery(times, torch.stack(rows))
 
 
-def write_page(report: Report, panel: Clouds | Gallery | None, path: Path) -> None:
-    """Draw the report on one page; needs the extra ``plot``."""
+def blank_page() -> Figure:
+    """A landscape page; needs the extra ``plot``."""
     with requires_extra("plot"):
         from matplotlib.figure import Figure  # noqa: PLC0415
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    return Figure(figsize=(11, 8.5), layout="constrained")
+
+
+def write_page(report: Report, panel: Clouds | Gallery | None, path: Path) -> None:
+    """Draw the report on one page; needs the extra ``plot``."""
+    figure = blank_page()
     axes = figure.subplots(2, 2)
     verdict = "pass" if report.passed else "fail"
     figure.suptitle(f"{report.model} on {report.data}, M = {report.mean_flow_steps}: {verdict}")

@@ -88,9 +88,8 @@ def reference(data: str, *, n: int | None = None, features: str | None = None, s
     vectors = extract(held_out.some(n, seed))
     if n <= vectors.shape[1]:
         raise InvalidArgumentError(f"n: {n} samples are too few for {vectors.shape[1]} features, take more")
-    same = train.array.shape == held_out.array.shape and torch.equal(train.array, held_out.array)
     floor = None
-    if not same and len(train) >= n:
+    if not train.equals(held_out) and len(train) >= n:
         floor = frechet_distance(extract(train.some(n, seed)), vectors)
     return Reference(held_out.name, held_out.shape, extract, vectors, floor)
 

@@ -119,10 +119,10 @@ def bridge_p_value(deviation: float, n: int, levels: int) -> float:
     return (1 + above) / (1 + len(null))
 
 
-def bridge_quantile(levels: int) -> float:
-    """The 95 % quantile of √n max_j |F_n(j) - F(j)| for ranks uniform on 0..levels."""
+def bridge_quantile(levels: int, tests: int = 1) -> float:
+    """The quantile at 1 - 0.05 / ``tests`` of √n max_j |F_n(j) - F(j)| for ranks uniform on 0..levels."""
     null = _bridges(levels)
-    return float(null[int(0.95 * len(null))])
+    return float(null[int((1 - 0.05 / tests) * len(null))])
 
 
 def _several(n: int) -> None:

@@ -5,6 +5,8 @@ import torch
 
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import heldout_certificate
+from stmd_sdk.evaluation.coverage import _coverage_p_value
+from stmd_sdk.evaluation.statistics import normal_p_value, ratio_estimate
 from stmd_sdk.noise import Noise
 from stmd_sdk.schedule import VPSchedule
 
@@ -77,6 +79,18 @@ def test_exact_draws_are_seldom_rejected():
     ]
     # At level 0.05, P(more than 5 of 20) = 0.0003.
     assert sum(bool(certificate.rejected()) for certificate in certificates) <= 5
+
+
+def test_a_share_near_one_is_judged_by_the_error_of_the_level():
+    # 57 of 60 covered: z = (0.95 - 0.9) / √(0.09 / 60) = 1.29, where the share's own error would say 1.78.
+    covered = torch.arange(60) < 57
+    found = ratio_estimate(covered.double(), torch.ones(60).double())
+    assert _coverage_p_value(found) == pytest.approx(normal_p_value(1.29), abs=0.005)
+
+
+def test_data_that_are_not_finite_are_named_as_such():
+    with pytest.raises(InvalidArgumentError, match="x_0 has values that are NaN"):
+        heldout_certificate(exact_vectors, torch.full((200, 3), torch.nan), SCHEDULE, 1.0)
 
 
 def test_vectors_are_held_out_data_too():

@@ -117,8 +117,18 @@ def test_neighbourhoods_tell_lost_modes_from_poor_samples():
     assert poor.density < 0.3
 
 
+def test_neighbourhoods_do_not_depend_on_where_the_data_lie():
+    real, fake = two_samples(600, 600, 2)
+    assert neighbourhood(real + 4096, fake + 4096) == neighbourhood((real + 4096) - 4096, (fake + 4096) - 4096)
+
+
 def test_bad_samples_are_named(as_users_call):
     x = torch.zeros(4, 2)
+    for bytes_ in (torch.zeros(4, 2, dtype=torch.uint8), torch.ones(4, 2, dtype=torch.int64)):
+        with pytest.raises(InvalidArgumentError, match="floating-point"):
+            energy_distance(bytes_, bytes_)
+    with pytest.raises(InvalidArgumentError, match="one shape"):
+        neighbourhood(torch.zeros(9), torch.zeros(9))
     with pytest.raises(InvalidArgumentError, match="one shape"):
         energy_distance(x, torch.zeros(4, 3))
     with pytest.raises(InvalidArgumentError, match="NaN"):

@@ -3,6 +3,9 @@
 The level over 200 null runs was measured apart (docs); here a few runs must agree with it.
 """
 
+import dataclasses
+import re
+
 import pytest
 import torch
 
@@ -16,8 +19,10 @@ from stmd_sdk.evaluation import (
     mixture,
 )
 from stmd_sdk.evaluation.controls import MomentMatchedPosterior, ScaledPosterior
-from stmd_sdk.evaluation.kernel import conditional_energy, least_pairs
+from stmd_sdk.evaluation.finding import Finding
+from stmd_sdk.evaluation.kernel import PAIRS, conditional_energy
 from stmd_sdk.evaluation.oracle import oracle_pairs, responsibilities
+from stmd_sdk.evaluation.statistics import Estimate
 from stmd_sdk.noise import Noise
 from stmd_sdk.schedule import VPSchedule
 
@@ -148,10 +153,37 @@ def test_verdicts_need_enough_pairs_and_say_how_many():
     certificate = kernel_certificate(exact, PROBLEM, SCHEDULE, **FEW)
     with pytest.raises(InvalidArgumentError, match=r"too few for a verdict.*about \d+ pairs are needed"):
         _ = certificate.passed
-    with pytest.raises(InvalidArgumentError, match=f"at least 1000 pairs.*and {least_pairs(8)} pairs for a"):
+    with pytest.raises(InvalidArgumentError, match=f"at least 1000 pairs.*and {PAIRS} pairs for a"):
         kernel_certificate(exact, PROBLEM, SCHEDULE, pairs=100)
     with pytest.raises(InvalidArgumentError, match="with 4 draws are needed"):
         kernel_certificate(exact, PROBLEM, SCHEDULE, draws=2)
+
+
+def test_the_pairs_that_a_verdict_names_suffice_for_it():
+    exact = MixturePosterior(PROBLEM, SCHEDULE)
+    with pytest.raises(InvalidArgumentError, match="too few for a verdict") as refusal:
+        _ = kernel_certificate(exact, PROBLEM, SCHEDULE, pairs=4300, times=(0.1, 0.5)).passed
+    needed = int(re.search(r"about (\d+) pairs", str(refusal.value))[1])
+    assert 4300 < needed < PAIRS
+    certificate = kernel_certificate(exact, PROBLEM, SCHEDULE, pairs=needed + needed // 20, times=(0.1, 0.5))
+    assert certificate.passed
+
+
+def test_a_distance_below_zero_is_noise_and_no_fault():
+    below = Finding("two steps", 0.5, Estimate(-0.03, 0.01, 0.019), 0.0, tolerance=0.02, one_sided=True)
+    above = dataclasses.replace(below, estimate=Estimate(0.03, 0.01, 0.019))
+    assert below.within
+    assert not above.within
+    for measure in ("energy distance", "two steps"):
+        exact = kernel_certificate(MixturePosterior(PROBLEM, SCHEDULE), PROBLEM, SCHEDULE, **FEW)
+        assert all(finding.one_sided for finding in found(exact, measure))
+
+
+def test_the_conditional_energy_does_not_depend_on_where_the_data_lie():
+    y, o = Noise.of(0, 200).draws(32).normal(2).reshape(32, 200, 2), Noise.of(1, 200).draws(2).normal(2)
+    y, o = y / 8, o.reshape(2, 200, 2) / 8  # so many draws that cdist would multiply matrices
+    here, there = conditional_energy(y, o)[0].mean(), conditional_energy(y + 256, o + 256)[0].mean()
+    assert float(here) == pytest.approx(float(there), abs=1e-4)
 
 
 def test_exact_draws_pass_at_the_default_number_of_pairs():

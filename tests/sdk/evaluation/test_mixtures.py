@@ -14,6 +14,7 @@ from scipy import stats
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.evaluation.conditioning import conditioned
 from stmd_sdk.evaluation.mixtures import (
     MIXTURES,
     GaussianMixture,
@@ -317,7 +318,7 @@ def test_parameters_of_no_mixture_are_refused(case):
         GaussianMixture(weights, means, covariances)
 
 
-def test_arguments_out_of_range_are_refused():
+def test_arguments_out_of_range_are_refused(as_users_call):
     chosen, x = mixture("mixture3"), torch.zeros(4, 2)
     with pytest.raises(InvalidArgumentError, match=r"mixture3 takes points \[b, 2\], got \[4, 3\]"):
         chosen.score(torch.zeros(4, 3), 0.5)
@@ -330,3 +331,9 @@ def test_arguments_out_of_range_are_refused():
         exact_velocity(chosen, SCHEDULE, X0Target(), x, 0.0, x, 0.5)
     with pytest.raises(InvalidArgumentError, match="degenerate covariance"):
         GaussianMixture.isotropic(x, 0.0)
+    for means in (x[:0], x.long()):
+        with pytest.raises(InvalidArgumentError, match="means must be floating-point"):
+            GaussianMixture.isotropic(means, 1.0)
+    for shape, sigma in (((1, 3), 0.1), ((2, 2), 0.1), ((1, 2), 0.0)):
+        with pytest.raises(InvalidArgumentError, match=r"need a matrix \[m, 2\]"):
+            conditioned(chosen, torch.zeros(shape), torch.zeros(1), sigma)

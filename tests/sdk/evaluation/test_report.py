@@ -2,7 +2,9 @@
 
 import io
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -132,6 +134,9 @@ def test_an_image_model_is_certified_on_held_out_digits(tmp_path):
 
 def test_refusals_exit_with_2_and_write_nothing(tmp_path):
     vector = untrained(tmp_path / "vector.safetensors")
+    image = untrained(tmp_path / "image.safetensors", name="digits", shape=(1, 8, 8))
+    np.savez(tmp_path / "own.npz", np.zeros((200, 2), np.float32))
+    unsplit = untrained(tmp_path / "unsplit.safetensors", name=str(tmp_path / "own.npz"))
     point = untrained(tmp_path / "point.safetensors", objective="ddpm")
     refusals = {
         (vector, "--pairs", 300): "too few",
@@ -139,9 +144,22 @@ def test_refusals_exit_with_2_and_write_nothing(tmp_path):
         (vector, "--mean-flow-steps", 0): "mean_flow_steps",
         (point,): "identical draws",
         (tmp_path / "absent",): "no model",
+        (image, "--pairs", -5): "pairs must be an integer of at least 1",
+        (unsplit,): "has no test split and the model was trained on it",
     }
     for arguments, message in refusals.items():
         result = run(*arguments, "--out", tmp_path / "found")
         assert result.exit_code == 2
         assert message in " ".join(result.stderr.split())
     assert not list(tmp_path.glob("found*"))
+
+
+def test_a_report_without_a_name_or_matplotlib_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("mixture2d", "--out", ".")
+    assert result.exit_code == 2
+    assert "name the report" in " ".join(result.stderr.split())
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = run(tmp_path / "absent")
+    assert result.exit_code == 2
+    assert "stmd-sdk[plot]" in "".join(result.stderr.split())
