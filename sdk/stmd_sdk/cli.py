@@ -57,7 +57,7 @@ def sample(
     mean_flow_steps: MeanFlowSteps = 1,
     seed: Seed = None,
     first: First = 0,
-    batch_size: Annotated[int | None, typer.Option(help="Samples at once; the result does not depend on it.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples at once; it moves last digits alone.")] = None,
     device: Device = None,
     out: Annotated[
         Path,
@@ -81,6 +81,10 @@ def sample(
 
         if out.suffix == ".png":
             _check_out(out, (".png",))
+            if process()[1] > 1:
+                raise InvalidArgumentError(
+                    "a picture takes one process; with several, --out must be a folder or a .tar"
+                )
             drawer = _drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
             seed, drawn = secrets.randbelow(2**31) if seed is None else seed, n
             started = time.perf_counter()
@@ -93,8 +97,9 @@ def sample(
             started = time.perf_counter()
             drawn = stream(lambda start, count: drawer.draw(seed, start, count), run, output, show=True)
         seconds = time.perf_counter() - started
+        there = "" if drawn == n else f" ({drawn} now)"
         console.print(
-            f"{drawn} samples of {drawer.name}: {drawer.facts}, seed {seed}, samples {first} to {first + n - 1}"
+            f"{n} samples of {drawer.name}{there}: {drawer.facts}, seed {seed}, samples {first} to {first + n - 1}"
         )
         console.print(f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}")
 

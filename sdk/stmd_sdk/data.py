@@ -31,7 +31,8 @@ ASSETS = Path(__file__).parent / "assets"
 SPLITS = "train", "test"
 HELD_OUT_DIGITS = 297
 SOURCES = {  # the recipes' own names: where the data come from
-    "mnist": "Put MNIST's four .gz files (https://yann.lecun.com/exdb/mnist) into a folder, and give it with --data",
+    "mnist": "Put MNIST's four .gz files (https://yann.lecun.com/exdb/mnist, or torchvision's mirror "
+    "https://ossci-datasets.s3.amazonaws.com/mnist/) into a folder, and give it with --data",
     "cifar10": "Unpack cifar-10-binary.tar.gz (https://www.cs.toronto.edu/~kriz/cifar.html), and give its folder "
     "with --data",
     "celeba-latents": "Get CelebA under its own terms (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html), run "
@@ -139,6 +140,8 @@ def _floats(path: Path, array: Tensor) -> ArrayData:
     if float(array.abs().max()) > 1:
         low, high = float(array.min()), float(array.max())
         raise DataError(f"{path}: float images lie in [-1, 1], got values from {low:g} to {high:g}")
+    if float(array.min()) >= 0 and float(array.max()) > 0:
+        raise DataError(f"{path}: float images lie in [-1, 1], none of these is negative; map x in [0, 1] to 2 x - 1")
     return ArrayData(path.name, array, PixelCodec())
 
 

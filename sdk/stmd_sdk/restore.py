@@ -57,7 +57,7 @@ def restore(
             raise InvalidArgumentError(f"{model} draws no images: restore them with Sampler.condition")
         damage, usual = parse_operator(operator, shape)
         sigma, seed = usual if sigma is None else sigma, fresh_seed() if seed is None else seed
-        y = read_image(image, 1 if operator == "gray" and not simulate else shape[0])[None]
+        y = _read_as(image, shape if simulate else _measured(damage, shape))[None]
         if simulate:
             clean = damage.A(y)
             y = clean + sigma * Noise.of(seed, 1).fold(0).normal(*clean.shape[1:])
@@ -96,7 +96,7 @@ def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, f
     try:
         match name, [float(value) for value in values] if name != "mask" else values:
             case "mask", [file]:
-                return operators.Mask(_read_mask(Path(str(file)))), 0.0
+                return operators.Mask((_read_as(Path(str(file)), (1, *shape[1:])) + 1) / 2), 0.0  # black hides
             case (("sr2" | "sr4"), []):
                 return operators.average_pool(shape, int(name[-1])), 0.0
             case (("bicubic2" | "bicubic4"), []):
@@ -107,6 +107,8 @@ def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, f
                 length, angle = [*numbers, *[9.0, 0.0][len(numbers) :]]
                 return operators.Blur.motion(int(length), float(angle)), BLUR_SIGMA
             case "gray", []:
+                if shape[0] != 3:
+                    raise InvalidArgumentError(f"gray restores colour, and the model's images are {list(shape)}")
                 return operators.Grayscale(), 0.0
             case _:
                 pass
@@ -124,15 +126,28 @@ def read_image(path: Path, channels: int) -> Tensor:
 
     try:
         with Image.open(path) as file:
+            if file.mode[0] in "IF":
+                raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
             pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"), np.float32)
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{path}: not an image that can be read ({error})") from error
     return torch.from_numpy(pixels / 127.5 - 1).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
 
 
-def _read_mask(path: Path) -> Tensor:
-    """Black hides a pixel, white keeps it; grays are refused by the mask itself."""
-    return (read_image(path, 1) + 1) / 2
+def _read_as(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """An image file of exactly this shape [c, h, w]."""
+    image = read_image(path, shape[0])
+    if image.shape != shape:
+        (_, height, width), (_, tall, wide) = image.shape, shape
+        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
+    return image
+
+
+def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape [c, h, w] of what an image of ``shape`` leaves."""
+    import torch  # noqa: PLC0415
+
+    return tuple(damage.A(torch.zeros(1, *shape)).shape[1:])
 
 
 def picture(y: Tensor, draws: Tensor, summary: PosteriorSummary) -> Image.Image:

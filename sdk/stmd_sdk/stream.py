@@ -257,6 +257,10 @@ def stream(draw: Callable[[int, int], Array], run: Run, output: AbstractOutput, 
         raise OutputError(f"{output.record} is of another run ({odd}); give its options again, or another --out")
     shards = run.shards()
     mine = [(number, shard) for number, shard in enumerate(shards) if number % world == rank]
+    if not record and any(output.holds(number, shard) for number, shard in mine):
+        raise OutputError(
+            f"there are samples already, but no {output.record} to say of which run; choose another --out"
+        )
     missing = [(number, shard) for number, shard in mine if not output.holds(number, shard)]
     with ThreadPoolExecutor(1) as writer, progress_bar("sampling", len(missing), "shard", show) as advance:
         written: Future[None] | None = None

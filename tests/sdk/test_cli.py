@@ -48,6 +48,13 @@ def test_sample_writes_the_librarys_draws_as_array_and_picture(image_model, tmp_
         assert fact in result.output.replace("\n", "")
 
 
+def test_several_processes_draw_no_picture(image_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run("sample", "-m", image_model, "-n", 2, "-o", tmp_path / "x.png")
+    assert result.exit_code == 2
+    assert "a picture takes one process" in " ".join(result.output.split())
+
+
 def test_a_fresh_seed_is_printed_and_draws_the_same_again(image_model, tmp_path):
     result = run("sample", "-m", image_model, "-n", 2, "-o", tmp_path / "a.npz")
     seed = result.output.split("seed ")[1].split(",")[0]

@@ -119,6 +119,7 @@ BAD_NPZ = {
     "NaN": ({"x": np.array([[0.0, np.nan]])}, "NaN"),
     "infinite": ({"x": np.array([[0.0, np.inf]])}, "infinite"),
     "infinite as float32": ({"x": np.array([[0.0, 1e300]])}, "infinite"),
+    "from 0 to 1": ({"x": np.full((2, 1, 4, 4), 0.5)}, "none of these is negative"),
     "range": ({"x": np.full((2, 1, 4, 4), 1.5)}, r"\[-1, 1\], got values from 1.5 to 1.5"),
     "channels last": ({"x": np.zeros((2, 8, 8, 3))}, "channels first"),
     "channels first": ({"x": np.zeros((2, 3, 8, 8), np.uint8)}, r"1 or 3\], got \[2, 3, 8, 8\]"),

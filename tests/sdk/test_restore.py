@@ -76,7 +76,7 @@ def test_latents_keep_the_cells_whose_pixels_all_show(vae_folder, tmp_path):
     command = ["restore", str(tmp_path / "image.png"), "-m", str(model), "--draws", "2", "--steps", "2", "--operator"]
     run = CliRunner().invoke(app, [*command, f"mask:{tmp_path / 'mask.png'}", "-o", str(tmp_path / "out.png")])
     assert run.exit_code == 0, run.output
-    run = CliRunner().invoke(app, [*command, "sr2"])
+    run = CliRunner().invoke(app, [*command, "sr2", "--simulate"])
     assert run.exit_code == 2
     assert "restores masked images alone" in run.output.replace("\n", " ")
 
@@ -84,10 +84,17 @@ def test_latents_keep_the_cells_whose_pixels_all_show(vae_folder, tmp_path):
 def test_bad_files_are_one_line(tmp_path):
     gray = tmp_path / "gray.png"
     Image.fromarray(np.full((8, 8), 128, np.uint8)).save(gray)
+    row, deep = tmp_path / "row.png", tmp_path / "deep.png"
+    Image.fromarray(np.full((8, 1), 255, np.uint8)).save(row)
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(deep)
     for arguments, message in [
         ([str(tmp_path / "absent.png"), "--operator", "sr2"], "not an image that can be read"),
         ([str(gray), "--operator", f"mask:{gray}"], "a mask must hold 0 and 1 alone"),
-        ([str(gray), "--operator", "sr2"], "y must be one measurement of shape"),
+        ([str(gray), "--operator", f"mask:{row}"], "row.png: has 1×8 pixels, 8×8 are needed"),
+        ([str(gray), "--operator", "sr2"], "gray.png: has 8×8 pixels, 4×4 are needed"),
+        ([str(row), "--operator", "sr2", "--simulate"], "row.png: has 1×8 pixels, 8×8 are needed"),
+        ([str(deep), "--operator", "sr2"], "more than 8 bits a pixel"),
+        ([str(gray), "--operator", "gray"], "gray restores colour"),
         ([str(gray), "--operator", "sr2", "-o", "x.jpg"], "must end in .png"),
     ]:
         run = CliRunner().invoke(app, ["restore", *arguments, "-m", "digits"])

@@ -110,6 +110,9 @@ def test_the_output_of_another_run_is_refused(tmp_path):
     with pytest.raises(OutputError, match="not the record of a run"):
         stream.stream(drawn(), a_run(), output)
     assert content(tmp_path) == before
+    output.record.unlink()
+    with pytest.raises(OutputError, match="to say of which run"):
+        stream.stream(drawn(), a_run(seed=2), output)
 
 
 def test_a_shard_is_encoded_while_the_next_is_drawn(tmp_path, monkeypatch):

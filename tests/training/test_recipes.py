@@ -37,13 +37,14 @@ def test_a_smoke_run_goes_the_whole_way(tmp_path, monkeypatch, name):
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 0
-    spec, _ = load_model(tmp_path / "model.safetensors")
+    out = tmp_path / f"{name}-smoke"  # what is in --out itself stays as it is
+    spec, _ = load_model(out / "model.safetensors")
     whole = load_recipe(name)
     kind = PRESETS[whole.network].kind
     assert (spec.objective, spec.target, spec.network.kind) == (whole.objective, whole.target, kind)
     assert spec.training["steps"] == 4
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
-    assert (tmp_path / "samples" / "0000004.png").exists()
+    assert len((out / "log.jsonl").read_text().splitlines()) == 4
+    assert (out / "samples" / "0000004.png").exists()
     if name.startswith("celeba"):
         assert len(spec.codec.sha256) == 64
 

@@ -235,7 +235,12 @@ def test_a_folder_of_another_recipe_is_refused_and_restart_begins_anew(tmp_path)
         Run(other, data, tmp_path)(progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     Run(other, data, tmp_path)(restart=True, progress=False)
-    assert (tmp_path / "model.safetensors").read_bytes() != before
+    after = (tmp_path / "model.safetensors").read_bytes()
+    assert after != before
+    (tmp_path / "state.safetensors").unlink()
+    with pytest.raises(TrainingError, match="holds a model and no state"):
+        Run(other, data, tmp_path)(progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == after
 
 
 def test_what_does_not_decide_what_is_learned_may_change_when_a_run_goes_on(tmp_path):

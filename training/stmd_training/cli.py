@@ -40,7 +40,10 @@ def train(
     threads: Threads = None,
     quiet: Quiet = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Try the whole path in seconds: a tiny network, synthetic data, four steps.")
+        bool,
+        typer.Option(
+            "--smoke", help="Try the whole path in seconds: a tiny network, four steps, in a folder RECIPE-smoke."
+        ),
     ] = False,
 ) -> None:
     """Train a model. Interrupt at any time; the same command goes on from the last checkpoint.
@@ -144,7 +147,7 @@ def _train(
     recipe = load_recipe(name, settings)
     with joined_processes(device) as (processes, own):
         if smoke:
-            folder = out or Path("runs") / f"{recipe.name}-smoke"
+            folder = (out or Path("runs")) / f"{recipe.name}-smoke"  # of its own: it begins anew each time
             # Each process makes its own synthetic data: equal ones.
             recipe, samples = smoke_test(recipe, folder / f"process-{processes.rank}")
         else:

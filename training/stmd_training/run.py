@@ -26,7 +26,7 @@ import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.codec import Codec, LatentCodec
-from stmd_sdk.errors import DataError
+from stmd_sdk.errors import DataError, TrainingError
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
 from stmd_sdk.sampler import Sampler
@@ -90,7 +90,14 @@ class Run:
         return self.folder / "state.safetensors"
 
     def __call__(self, *, restart: bool = False, progress: bool = True) -> Path:
-        """Train to the last step and return the model's path; ``restart`` forgets what is in the folder."""
+        """Train to the last step and return the model's path; ``restart`` forgets what is in the folder.
+
+        A model without the state of its run is somebody's result: it is overwritten by ``restart`` alone.
+        """
+        if not restart and self.model_path.exists() and not self.state_path.exists():
+            raise TrainingError(
+                f"{self.folder} holds a model and no state to go on from: give another --out, or --restart"
+            )
         if restart and self.processes.main:
             self.state_path.unlink(missing_ok=True)
         self.processes.wait()
