@@ -49,6 +49,24 @@ First = Annotated[int, typer.Option(help="Index of the first sample of the seed.
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 
 
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from . import __version__  # noqa: PLC0415
+
+        console.print(f"stmd-sdk {__version__}", highlight=False)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of ``stmd`` itself; its help is the app's."""
+
+
 @app.command()
 def sample(
     model: Model = "mnist",

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import stmd_sdk
 from stmd_sdk import ModelSpec, Sampler, grid
 from stmd_sdk.checkpoint import save_model
 from stmd_sdk.cli import app
@@ -46,6 +47,10 @@ def test_sample_writes_the_librarys_draws_as_array_and_picture(image_model, tmp_
     assert Image.open(tmp_path / "x.png").tobytes() == grid(expected).tobytes()
     for fact in ("5 samples of tiny", "3 inference steps", "seed 7", "samples 2 to 6", "x.npz", "samples a second"):
         assert fact in result.output.replace("\n", "")
+
+
+def test_the_version_is_that_of_the_package():
+    assert run("--version").output.strip() == f"stmd-sdk {stmd_sdk.__version__}"
 
 
 def test_several_processes_draw_no_picture(image_model, tmp_path, monkeypatch):

@@ -138,9 +138,13 @@ def bounded_start(schedule: VPSchedule, x_0: Float[Tensor, "b *d"], radius: floa
     return 4 * radius**2 * min(1.0, math.sqrt(max(0.0, divergence) / 2))
 
 
-def sample_bound(transition: Estimate, start: float) -> Estimate:
-    """Corollary 2: W2²(one-step samples from N(0, I), data) <= 2 (27) + 2 (28)."""
-    return estimate(2 * transition.value + 2 * start, 2 * transition.error)
+def sample_bound(transition: Estimate, start: Estimate | float) -> Estimate:
+    """Corollary 2: W2²(one-step samples from N(0, I), data) <= 2 (27) + 2 (28).
+
+    Where ``start`` is an estimate the errors add up, which is their most, however the two depend on each other.
+    """
+    start = start if isinstance(start, Estimate) else estimate(start, 0.0)
+    return estimate(2 * (transition.value + start.value), 2 * (transition.error + start.error))
 
 
 def _start(schedule: VPSchedule, x_0: Tensor) -> tuple[float, float, int, float]:

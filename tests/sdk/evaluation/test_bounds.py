@@ -197,7 +197,10 @@ def test_corollary_2_bounds_one_step_samples_of_a_gaussian(gaussian_target, name
     transition = transition_bound(
         posterior.velocity, partial(exact_velocity, DATA, SCHEDULE, target), target, SCHEDULE, x_0, t, noise
     )
-    bound = sample_bound(transition, coupled_start(posterior, SCHEDULE, x_0, noise).value)
+    start = coupled_start(posterior, SCHEDULE, x_0, noise)
+    bound = sample_bound(transition, start)
+    assert bound.value == pytest.approx(sample_bound(transition, start.value).value)
+    assert bound.error == pytest.approx(2 * (transition.error + start.error))
     keys = Noise.of(2, 20000)
     samples = posterior(keys.fold(0).normal(D), torch.ones(20000), keys.fold(1))
     moments = (samples.mean(dim=0) - MEAN).square().sum() + (samples.std(dim=0) - DEVIATION).square().sum()
