@@ -137,10 +137,10 @@ def _floats(path: Path, array: Tensor) -> ArrayData:
         return ArrayData(path.name, array, VectorCodec())
     if array.shape[3] in (1, 3) and array.shape[1] > 4:
         raise DataError(f"{path}: float images are channels first, [n, c, h, w], got shape {list(array.shape)}")
-    if float(array.abs().max()) > 1:
-        low, high = float(array.min()), float(array.max())
+    low, high = float(array.min()), float(array.max())
+    if low < -1 or high > 1:
         raise DataError(f"{path}: float images lie in [-1, 1], got values from {low:g} to {high:g}")
-    if float(array.min()) >= 0 and float(array.max()) > 0:
+    if low >= 0 and high > 0:
         raise DataError(f"{path}: float images lie in [-1, 1], none of these is negative; map x in [0, 1] to 2 x - 1")
     return ArrayData(path.name, array, PixelCodec())
 
