@@ -39,7 +39,7 @@ from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import Network, Posterior, STMDPosterior
 from stmd_sdk.schedule import VPSchedule
 from stmd_training.batches import batches_of
-from stmd_training.losses import Loss, STMDLoss, energy_score
+from stmd_training.losses import Loss, STMDLoss
 from stmd_training.recipe import Recipe, load_recipe
 from stmd_training.trainer import TrainState, train
 
@@ -47,9 +47,9 @@ PROBLEMS = ("mixture2d", "mixture3", "mixture8", "mixture64")
 TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {  # the recipe's suffix, and what is set in it
     "paper": ("", ()),
     "+ residual": ("", ("target=residual",)),
-    "+ energy score": ("", ("energy_score=1",)),
-    "both": ("", ("target=residual", "energy_score=1")),
-    "energy score alone": ("", ("target=residual", "energy_score=1")),
+    "+ energy score": ("", ("energy_score.weight=1",)),
+    "both": ("", ("target=residual", "energy_score.weight=1")),
+    "energy score alone": ("", ("target=residual", "energy_score.weight=1")),
     "calibrated": ("-calibrated", ()),
     "Mean Flow": ("", ("objective=meanflow",)),
 }
@@ -65,9 +65,11 @@ class EnergyScoreLoss:
     whole: STMDLoss
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b d"], noise: Noise, /) -> Float[Tensor, " b"]:
-        t, x_t, y = self.whole.look(x_0, noise)
+        t, x_t, _ = self.whole.look(x_0, noise)
+        _, c_out = self.whole.target.coefficients(t)
         posterior = STMDPosterior(network, self.whole.target, self.whole.output)
-        return energy_score(posterior, y, x_t, t, noise.fold(4))
+        score = self.whole.energy_score
+        return score(posterior, x_0, x_t, t, noise.fold(4)) / c_out**score.exponent
 
 
 @dataclass(frozen=True)

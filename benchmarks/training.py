@@ -19,7 +19,7 @@ import torch
 from measuring import environment, interleaved, measured_machine, peak_memory, ratio_clock
 
 from stmd_sdk.noise import Noise
-from stmd_training.losses import FlowLoss, STMDLoss
+from stmd_training.losses import EnergyScore, FlowLoss, STMDLoss
 from stmd_training.processes import ALONE
 from stmd_training.recipe import load_recipe
 from stmd_training.times import TimeSampler
@@ -36,7 +36,8 @@ def training(
     x_0, noise = torch.randn(batch, *spec.shape).clamp(-1, 1), Noise.of(0, batch)
 
     def step(share: float, energy_score: float, microbatches: int) -> None:
-        loss = STMDLoss(spec.schedule, flow=FlowLoss(TimeSampler(moving_share=share)), energy_score=energy_score)
+        flow, score = FlowLoss(TimeSampler(moving_share=share)), EnergyScore(energy_score)
+        loss = STMDLoss(spec.schedule, flow=flow, energy_score=score)
         module.zero_grad()
         for rows in ALONE.shares(microbatches):
             loss(module, x_0[rows], noise[rows]).mean().backward()

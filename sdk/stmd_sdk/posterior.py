@@ -55,6 +55,10 @@ def _velocity_towards(y: Tensor, z: Tensor, tau: Tensor) -> Tensor:
     return (z - y) / expand(tau.clamp(min=TAU_FLOOR), z)
 
 
+def _clamped(x_0: Tensor, bound: float | None) -> Tensor:
+    return x_0 if bound is None else x_0.clamp(-bound, bound)
+
+
 def _integrate(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, steps: int) -> Tensor:
     """z_r = z_τ - (τ - r) u(z_τ, r, τ) from τ = 1 to 0 on a uniform grid of ``steps`` Mean Flow steps."""
     grid = torch.linspace(1, 0, steps + 1, device=z.device)
@@ -69,13 +73,15 @@ def _integrate(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], z: Tensor, 
 class STMDPosterior:
     """One Mean Flow draw of y given (x_t, t), and x_0 of y: a draw of the learned p(x_0 | x_t) (20-22).
 
-    ``network`` takes [z, x_t] on the channel axis and the times (τ, τ - r, t).
+    ``network`` takes [z, x_t] on the channel axis and the times (τ, τ - r, t). With a ``bound`` draws are clamped to
+    [-bound, bound], for a network that was trained so: clamped without, draws are too narrow.
     """
 
     network: Network
     target: AbstractTarget
     output: Output = "velocity"
     mean_flow_steps: int = 1
+    bound: float | None = None
 
     def velocity(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The average velocity u(z, r, τ | x_t, t); times have shape [b]."""
@@ -86,7 +92,7 @@ class STMDPosterior:
         """Draw x_0 with ``mean_flow_steps`` evaluations of the network."""
         epsilon = noise.normal(*x_t.shape[1:])
         y = _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
-        return self.target.decode(y, x_t, t)
+        return _clamped(self.target.decode(y, x_t, t), self.bound)
 
 
 @final
@@ -109,8 +115,7 @@ class DDPMPosterior:
     def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
         """Estimate x_0; ``noise`` is not used."""
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
-        x_0 = (x_t - sigma * self.epsilon(x_t, t)) / alpha
-        return x_0 if self.bound is None else x_0.clamp(-self.bound, self.bound)
+        return _clamped((x_t - sigma * self.epsilon(x_t, t)) / alpha, self.bound)
 
 
 @final
@@ -139,6 +144,6 @@ def bounded(posterior: Posterior, bound: float) -> Posterior:
     """The same posterior, its draws clamped to [-bound, bound], where all data lie."""
 
     def draw(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
-        return posterior(x_t, t, noise).clamp(-bound, bound)
+        return _clamped(posterior(x_t, t, noise), bound)
 
     return draw

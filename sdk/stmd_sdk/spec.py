@@ -35,8 +35,8 @@ class ModelSpec:
     """What a network is and what its output means.
 
     ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean
-    square of the network's data about zero, σ_d. ``training`` holds facts for people: data, steps, seconds,
-    commit.
+    square of the network's data about zero, σ_d. A ``bounded`` model was trained to have its draws clamped to
+    its codec's range. ``training`` holds facts for people: data, steps, seconds, commit.
     """
 
     name: str
@@ -47,6 +47,7 @@ class ModelSpec:
     schedule: VPSchedule = field(default_factory=VPSchedule)
     target: Literal["x0", "residual"] = "x0"
     output: Output = "velocity"
+    bounded: bool = False
     sigma_data: float = 1.0
     training: dict[str, Fact] = field(default_factory=dict[str, Fact])
     version: int = SPEC_VERSION
@@ -61,6 +62,8 @@ class ModelSpec:
             raise InvalidArgumentError(
                 f"target: only objective 'stmd' has a target other than x0, not {self.objective!r}"
             )
+        if self.bounded and (self.objective != "stmd" or self.codec.bound is None):
+            raise InvalidArgumentError("bounded: needs objective 'stmd' and a codec that has a range, as pixels do")
         if self.objective == "ddpm" and self.output != "velocity":
             raise InvalidArgumentError("output: a DDPM network predicts the noise; output must stay 'velocity'")
 
@@ -106,7 +109,8 @@ class ModelSpec:
         """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
         match self.objective:
             case "stmd":
-                return STMDPosterior(network, self.build_target(), self.output, mean_flow_steps)
+                bound = self.codec.bound if self.bounded else None
+                return STMDPosterior(network, self.build_target(), self.output, mean_flow_steps, bound)
             case "meanflow":
                 return MeanFlowPosterior(network, self.output, mean_flow_steps)
             case "ddpm":

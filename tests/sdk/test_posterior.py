@@ -106,6 +106,18 @@ def test_one_step_of_a_network_that_outputs_x_0_is_its_output(target):
     assert torch.allclose(draw, x_0, atol=1e-5)
 
 
+@pytest.mark.parametrize("mean_flow_steps", [1, 2])
+def test_the_bound_clamps_the_draw_and_not_the_flow(mean_flow_steps, average_velocity):
+    x_t, t = _states()
+    velocity = average_velocity(TARGETS[1], MEAN, DEVIATION)
+    plain, bounded = (
+        STMDPosterior(velocity, TARGETS[1], "velocity", mean_flow_steps, bound)(x_t, t, Noise.of(5, 60))
+        for bound in (None, 0.5)
+    )
+    assert torch.equal(bounded, plain.clamp(-0.5, 0.5))
+    assert not torch.equal(bounded, plain)
+
+
 def test_an_x0_network_has_a_finite_velocity_at_tau_0():
     posterior = STMDPosterior(lambda x, times: torch.zeros_like(x[:, :2]), X0Target(), "x0")
     z, zero = torch.ones(3, 2), torch.zeros(3)

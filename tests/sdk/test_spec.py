@@ -25,6 +25,7 @@ SPECS = [
         schedule=VPSchedule(0.2, 15.5),
         target="residual",
         output="x0",
+        bounded=True,
         sigma_data=0.1 + 0.2,
         training={"data": "digits", "steps": 10, "seconds": 1.0, "loss": math.inf},
     ),
@@ -131,7 +132,7 @@ def test_the_spec_chooses_posterior_target_and_bound():
         "x0",
     )
     assert [posterior.mean_flow_steps for posterior in posteriors[:3]] == [3, 3, 3]
-    assert posteriors[3].bound == 1.0
+    assert [posteriors[i].bound for i in (0, 1, 3)] == [None, 1.0, 1.0]
     assert replace(SPECS[3], codec=VectorCodec()).build_posterior(lambda x, times: x).bound is None
     assert [spec.default_inference_steps for spec in SPECS] == [4, 4, 1, 100]
 
@@ -142,8 +143,10 @@ def test_the_spec_chooses_posterior_target_and_bound():
         {"objective": "ddpm", "target": "residual"},
         {"objective": "meanflow", "target": "residual"},
         {"objective": "ddpm", "output": "x0"},
+        {"objective": "ddpm", "codec": PixelCodec(), "bounded": True},
+        {"objective": "stmd", "bounded": True},
     ],
 )
 def test_a_setting_that_its_objective_does_not_have_is_refused(change):
-    with pytest.raises(InvalidArgumentError, match=r"^(target|output): "):
+    with pytest.raises(InvalidArgumentError, match=r"^(target|output|bounded): "):
         replace(VECTOR, **change)

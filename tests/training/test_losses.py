@@ -8,7 +8,7 @@ from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import STMDPosterior
 from stmd_sdk.schedule import VPSchedule, expand
 from stmd_sdk.target import ResidualTarget, X0Target
-from stmd_training.losses import DDPMLoss, FlowLoss, MeanFlowLoss, STMDLoss, energy_score
+from stmd_training.losses import DDPMLoss, EnergyScore, FlowLoss, MeanFlowLoss, STMDLoss
 from stmd_training.times import TimeSampler
 
 SCHEDULE = VPSchedule()
@@ -72,7 +72,7 @@ def test_the_error_of_x_0_is_c_out_times_that_of_y():
     layer = torch.nn.Linear(9, 3)
 
     def losses(error_of, weight):
-        loss = STMDLoss(SCHEDULE, target, flow=PLAIN, energy_score=weight, error_of=error_of)
+        loss = STMDLoss(SCHEDULE, target, flow=PLAIN, energy_score=EnergyScore(weight), error_of=error_of)
         return loss(lambda x, times: layer(torch.cat([x, times], dim=1)), gaussian(n), Noise.of(1, n)).detach()
 
     noise = Noise.of(1, n)
@@ -153,26 +153,65 @@ def test_the_adaptive_weight_scales_the_gradient_of_each_sample():
     torch.testing.assert_close(weighted, expected)
 
 
+@pytest.mark.parametrize("score", [EnergyScore(), EnergyScore(exponent=0.5), EnergyScore(exponent=1.5, draws=4)])
 @pytest.mark.parametrize("target", [X0Target(), ResidualTarget(SCHEDULE, DEVIATION)])
-def test_the_energy_score_is_least_for_the_true_posterior(target):
+def test_the_energy_score_is_least_for_the_true_posterior(target, score):
     n = 60_000
     noise, t = Noise.of(7, n), torch.full((n,), 0.4)
     x_0 = gaussian(n)
     x_t = SCHEDULE.marginal(x_0, t, noise.fold(1).normal(3))
-    y = target.encode(x_0, x_t, t)
     mean, deviation = posterior_moments(t, x_t)
     _, c_out = target.coefficients(t)
-    mean_y, deviation_y = target.encode(mean, x_t, t).repeat(2, 1), (deviation / c_out[:, None]).repeat(2, 1)
+    many = score.draws, 1
+    mean_y, deviation_y = target.encode(mean, x_t, t).repeat(many), (deviation / c_out[:, None]).repeat(many)
 
-    def score(spread, shift=0.0):
+    def scores(spread, shift=0.0):
         # velocity at (ε, 0, 1) is ε - ŷ
         posterior = STMDPosterior(lambda x, _: x[:, :3] - (mean_y + shift + spread * deviation_y * x[:, :3]), target)
-        return energy_score(posterior, y, x_t, t, noise).double()
+        return score(posterior, x_0, x_t, t, noise).double()
 
-    exact = score(1.0)
-    for other in (score(0.7), score(1.4), score(1.0, shift=0.15), score(0.0)):
+    exact = scores(1.0)
+    for other in (scores(0.7), scores(1.4), scores(1.0, shift=0.15), scores(0.0)):
         difference = other - exact
         assert difference.mean() > 3 * difference.std() / n**0.5
+
+
+def test_the_energy_score_has_one_mean_whatever_the_number_of_draws():
+    n = 40_000
+    noise, t = Noise.of(8, n), torch.full((n,), 0.4)
+    x_0 = gaussian(n)
+    x_t = SCHEDULE.marginal(x_0, t, noise.fold(1).normal(3))
+    posterior = STMDPosterior(exact_average_velocity, X0Target())
+    few, many = (EnergyScore(draws=draws)(posterior, x_0, x_t, t, noise).double() for draws in (2, 8))
+    difference = few - many
+    assert abs(difference.mean()) < 4 * difference.std() / n**0.5
+    assert many.std() < 0.9 * few.std()
+
+
+def test_a_bounded_model_is_scored_by_its_clamped_draws():
+    """Data with a tenth of their mass at each end: draws that leave the range score as draws of its ends."""
+    n, bound = 20_000, 1.0
+    noise, t = Noise.of(9, n), torch.ones(n)
+    normal = noise.fold(0).normal(3) / 1.28
+    x_0, x_t = normal.clamp(-bound, bound), noise.fold(1).normal(3)
+
+    def score(spread, bound):
+        def network(x, _):
+            return x[:, :3] * (1 - spread / 1.28)  # ε - ŷ, so that draws are spread * ε / 1.28
+
+        posterior = STMDPosterior(network, X0Target(), bound=bound)
+        return EnergyScore()(posterior, x_0, x_t, t, noise).double()
+
+    exact = score(1.0, bound)
+    for other in (score(1.0, None), score(0.75, bound), score(1.3, bound)):
+        difference = other - exact
+        assert difference.mean() > 3 * difference.std() / n**0.5
+    rows = slice(0, 2000)
+    bounded, loose = (
+        STMDLoss(SCHEDULE, energy_score=EnergyScore(1.0), bound=end)(lambda x, _: -3 * x[:, :3], x_0[rows], noise[rows])
+        for end in (bound, None)
+    )
+    assert bounded.mean() < loose.mean()
 
 
 def test_mean_flow_loss_is_least_at_the_exact_map():
@@ -206,7 +245,7 @@ def test_ddpm_loss_is_least_at_the_conditional_mean():
 
 def test_a_loss_does_not_depend_on_the_rest_of_the_batch():
     """Row i of a batch has the same loss alone, as long as its place in the share of moving rows is the same."""
-    loss = STMDLoss(SCHEDULE, flow=FlowLoss(TimeSampler(moving_share=0.0)), energy_score=1.0)
+    loss = STMDLoss(SCHEDULE, flow=FlowLoss(TimeSampler(moving_share=0.0)), energy_score=EnergyScore(1.0))
     x_0, noise = gaussian(6), Noise.of(0, 6)
     whole = loss(exact_average_velocity, x_0, noise)
     alone = loss(exact_average_velocity, x_0[2:3], noise[2:3])

@@ -70,8 +70,10 @@ def test_latents_of_another_vae_and_an_absent_vae_are_refused_before_training(tm
 @pytest.mark.parametrize(
     "setting",
     [
-        "energy_score=-1",
-        "energy_score=nan",
+        "energy_score.weight=-1",
+        "energy_score.weight=nan",
+        "energy_score.exponent=2",
+        "energy_score.draws=1",
         "warmup_steps=-1",
         "seed=-1",
         "learning_rate=inf",

@@ -18,7 +18,7 @@ from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError, Ou
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.noise import Noise
 from stmd_training.batches import batches_of
-from stmd_training.losses import energy_score
+from stmd_training.losses import EnergyScore
 from stmd_training.recipe import load_recipe, recipe_names
 from stmd_training.run import Run
 from stmd_training.state import load_state, save_state
@@ -59,7 +59,7 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
         assert recipe.loss(spec, None)
         calibrated = name.endswith("-calibrated")
         assert (recipe.target == "residual") == calibrated, name
-        assert (recipe.energy_score > 0) == calibrated, name
+        assert (recipe.energy_score.weight > 0) == calibrated, name
         of, _, variant = name.rpartition("-")
         baseline = variant in ("meanflow", "ddpm")
         assert recipe.objective == (variant if baseline else "stmd"), name
@@ -134,7 +134,7 @@ def test_training_lowers_the_energy_score_of_a_fixed_batch():
 
     def score():
         posterior = spec.build_posterior(state.network)
-        return energy_score(posterior, posterior.target.encode(x_0, x_t, t), x_t, t, key).mean().item()
+        return EnergyScore()(posterior, x_0, x_t, t, key).mean().item()
 
     before = score()
     list(steps)

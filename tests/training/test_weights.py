@@ -6,7 +6,7 @@ import torch
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
 from stmd_sdk.schedule import VPSchedule
-from stmd_training.losses import STMDLoss
+from stmd_training.losses import EnergyScore, STMDLoss
 from stmd_training.recipe import load_recipe
 from stmd_training.weights import LossWeights
 
@@ -17,7 +17,7 @@ def test_they_begin_as_no_weights():
 
     x_0, noise = Noise.of(1, 32).normal(3), Noise.of(0, 32)
     plain, weighed = (
-        STMDLoss(VPSchedule(), energy_score=0.5, weights=weights)(network, x_0, noise)
+        STMDLoss(VPSchedule(), energy_score=EnergyScore(0.5), weights=weights)(network, x_0, noise)
         for weights in (None, LossWeights())
     )
     assert torch.equal(plain, weighed)

@@ -6,8 +6,9 @@ A loss is a function of a network, clean data and a noise key; equation numbers 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import TAU_FLOOR, DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
+from stmd_sdk.posterior import TAU_FLOOR, DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
 from stmd_sdk.schedule import VPSchedule, expand
 from stmd_sdk.target import AbstractTarget, X0Target
 
@@ -24,7 +25,7 @@ from .forward_mode import value_and_derivative
 from .times import TimeSampler
 from .weights import LossWeights
 
-__all__ = ["DDPMLoss", "Derivative", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss", "energy_score"]
+__all__ = ["DDPMLoss", "Derivative", "EnergyScore", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss"]
 
 ErrorOf = Literal["y", "x0"]
 Derivative = Literal["jvp", "central"]
@@ -125,43 +126,69 @@ class FlowLoss:
         return weight * error / y[0].numel() ** (1 - self.power)
 
 
-def energy_score(posterior: STMDPosterior, y: Tensor, x_t: Tensor, t: Tensor, noise: Noise) -> Float[Tensor, " b"]:
-    """(½ Σ‖ŷ_i - y‖ - ½ ‖ŷ_1 - ŷ_2‖) / √d of two one-step draws ŷ = ε - u(ε, 0, 1 | x_t, t).
+@final
+@dataclass(frozen=True)
+class EnergyScore:
+    """The energy score of ``draws`` draws x̂ of a posterior at (x_t, t), over d^(β/2) in d dimensions:
+
+        E‖x̂ - x_0‖^β - ½ E‖x̂ - x̂'‖^β,    β = ``exponent``, in (0, 2)
 
     A strictly proper scoring rule (Gneiting and Raftery, 2007), used as a diffusion loss by De Bortoli et al. (2025):
-    its only minimiser is the true posterior. It restores the variance that the flow loss alone loses at one step.
+    its only minimiser is the true posterior. It restores the variance that the flow loss alone loses at one step. A
+    smaller β weighs small distances more, and so tells separated modes from a bridge between them; in many dimensions,
+    where all distances are alike, it changes nothing. More draws make it less noisy, at an evaluation each. ``weight``
+    is the λ of the loss that adds it.
     """
-    epsilon = noise.draws(2).normal(*y.shape[1:])
-    one = torch.ones(len(epsilon), device=y.device)
-    u = posterior.velocity(epsilon, torch.zeros_like(one), one, torch.cat([x_t, x_t]), t.repeat(2))
-    first, second = (epsilon - u).chunk(2)
 
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        # The square root has no derivative at 0, where two draws of a fresh network may meet.
-        return (_squared_norm(a - b) + 1e-12).sqrt()
+    weight: float = 0.0
+    exponent: float = 1.0
+    draws: int = 2
 
-    score = 0.5 * (distance(first, y) + distance(second, y) - distance(first, second))
-    return score / y[0].numel() ** 0.5
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise InvalidArgumentError(f"weight: must be at least 0, got {self.weight}")
+        if not 0 < self.exponent < 2:
+            raise InvalidArgumentError(f"exponent: must lie in (0, 2), where the score is proper, got {self.exponent}")
+        if self.draws < 2:
+            raise InvalidArgumentError(f"draws: must be at least 2, got {self.draws}")
+
+    def __call__(
+        self, posterior: Posterior, x_0: Float[Tensor, "b *d"], x_t: Float[Tensor, "b *d"], t: Tensor, noise: Noise
+    ) -> Float[Tensor, " b"]:
+        """The score of each sample, without bias in the number of draws and without its weight."""
+        many = [self.draws, *[1] * (x_t.ndim - 1)]
+        x = posterior(x_t.repeat(many), t.repeat(self.draws), noise.draws(self.draws)).chunk(self.draws)
+
+        def mean_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+            # The square root has no derivative at 0, where two draws of a fresh network may meet.
+            powers = [(_squared_norm(a - b) + 1e-12) ** (self.exponent / 2) for a, b in pairs]
+            return torch.stack(powers).mean(dim=0)
+
+        score = mean_distance((one, x_0) for one in x) - 0.5 * mean_distance(combinations(x, 2))
+        return score / x_0[0].numel() ** (self.exponent / 2)
 
 
 @final
 @dataclass(frozen=True)
 class STMDLoss:
-    """The paper's loss, and the project's switches: a residual target, and ``energy_score`` = λ > 0.
+    """The paper's loss, and the project's switches: a residual target, and an ``energy_score`` of weight λ > 0.
 
     t = 1e-3 + (1 - 1e-3) U^``t_power``, U uniform: 1 is the paper's; above 1 trains small t more, where posteriors of
     separated modes change fastest. ``error_of`` says whose error the losses measure: that of y and its velocity, or
-    that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0. With
-    learned ``weights`` both losses are weighed by their size at their times.
+    that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0. With a
+    ``bound`` the energy score is that of draws clamped to [-bound, bound], so that values at the ends of the data's
+    range, a picture's black, are drawn exactly. With learned ``weights`` both losses are weighed by their size at their
+    times.
     """
 
     schedule: VPSchedule
     target: AbstractTarget = X0Target()
     output: Output = "velocity"
     flow: FlowLoss = FlowLoss()
-    energy_score: float = 0.0
+    energy_score: EnergyScore = EnergyScore()
     t_power: float = 1.0
     error_of: ErrorOf = "y"
+    bound: float | None = None
     weights: LossWeights | None = None
 
     def look(self, x_0: Float[Tensor, "b *d"], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,23 +199,24 @@ class STMDLoss:
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss plus λ times the energy score."""
-        posterior = STMDPosterior(network, self.target, self.output)
+        posterior = STMDPosterior(network, self.target, self.output, bound=self.bound)
         t, x_t, y = self.look(x_0, noise)
 
         def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
             return posterior.velocity(z, r, tau, x_t[rows], t[rows])
 
-        unit = None if self.error_of == "y" else self.target.coefficients(t)[1]
+        _, c_out = self.target.coefficients(t)
         tau, r = self.flow.times(noise.fold(3))
-        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, unit)
+        epsilon = noise.fold(2).normal(*y.shape[1:])
+        loss = self.flow(velocity, y, epsilon, tau, r, c_out if self.error_of == "x0" else None)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
-        if self.energy_score > 0:
-            score = energy_score(posterior, y, x_t, t, noise.fold(4))
-            score = score if unit is None else unit * score
+        if self.energy_score.weight > 0:
+            score = self.energy_score(posterior, x_0, x_t, t, noise.fold(4))
+            score = score if self.error_of == "x0" else score / c_out**self.energy_score.exponent
             if self.weights is not None:
                 score = self.weights.energy_score(score, t)
-            loss = loss + self.energy_score * score
+            loss = loss + self.energy_score.weight * score
         return loss
 
 

@@ -16,7 +16,7 @@ from stmd_sdk.posterior import Output
 from stmd_sdk.schedule import VPSchedule
 from stmd_sdk.spec import Fact, ModelSpec, Objective
 
-from .losses import DDPMLoss, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
+from .losses import DDPMLoss, EnergyScore, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
 from .weights import LossWeights
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
@@ -28,7 +28,8 @@ RECIPES = Path(__file__).parent / "recipes"
 class Recipe:
     """A training run. Defaults are the paper's where it gives them.
 
-    ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes; ``energy_score`` is λ.
+    ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes.
+    ``bounded`` clamps draws to the codec's range, in the energy score and in the model that is trained.
     ``learned_weights`` weighs both losses by their size at (τ, r, t), learned along the way.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
     ``microbatches`` is how many pieces each process takes its rows in: that many times less memory, the same gradients.
@@ -44,9 +45,10 @@ class Recipe:
     target: Literal["x0", "residual"] = "x0"
     output: Output = "velocity"
     flow: FlowLoss = field(default_factory=FlowLoss)
-    energy_score: float = 0.0
+    energy_score: EnergyScore = field(default_factory=EnergyScore)
     t_power: float = 1.0
     error_of: ErrorOf = "y"
+    bounded: bool = False
     learned_weights: bool = False
     steps: int = 150_000
     batch_size: int = 64
@@ -77,15 +79,15 @@ class Recipe:
         for key in positive:
             if not 0 < getattr(self, key) < math.inf:
                 raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
-        for key in ("energy_score", "warmup_steps", "seed"):
+        for key in ("warmup_steps", "seed"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
         if not 0 <= self.ema < 1:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        plain = Recipe.energy_score, Recipe.t_power, Recipe.target, Recipe.error_of, Recipe.learned_weights
-        ours = plain != (self.energy_score, self.t_power, self.target, self.error_of, self.learned_weights)
+        plain = 0.0, Recipe.t_power, Recipe.target, Recipe.error_of, Recipe.learned_weights
+        ours = plain != (self.energy_score.weight, self.t_power, self.target, self.error_of, self.learned_weights)
         if self.objective != "stmd" and ours:
             raise InvalidArgumentError(
                 "energy_score, t_power, target, error_of and learned_weights: only objective 'stmd' has them, "
@@ -103,6 +105,7 @@ class Recipe:
             schedule=self.schedule,
             target=self.target,
             output=self.output,
+            bounded=self.bounded,
             sigma_data=sigma_data,
             training=training,
         )
@@ -119,6 +122,7 @@ class Recipe:
                     self.energy_score,
                     self.t_power,
                     self.error_of,
+                    spec.codec.bound if spec.bounded else None,
                     weights,
                 )
             case "meanflow":
