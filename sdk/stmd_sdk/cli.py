@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .certify import certify
 from .console import console, exit_on_error
+from .drawer import describe, open_drawer, open_sampler, parse_steps
 from .errors import InvalidArgumentError
 from .evaluate import evaluate
 from .restore import restore
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
-
-    from .sampler import Sampler
 
 __all__ = ["app", "main"]
 
@@ -103,13 +98,13 @@ def sample(
                 raise InvalidArgumentError(
                     "a picture takes one process; with several, --out must be a folder or a .tar"
                 )
-            drawer = _drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
+            drawer = open_drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
             seed, drawn = secrets.randbelow(2**31) if seed is None else seed, n
             started = time.perf_counter()
             _save_picture(_picture(drawer.draw(seed, first, n)), out)
         else:
             output = open_output(out, process()[1])
-            drawer = _drawer(model, steps, mean_flow_steps, device, batch_size, progress=False)
+            drawer = open_drawer(model, steps, mean_flow_steps, device, batch_size, progress=False)
             seed = run_seed(output, process()[1]) if seed is None else seed
             run = Run(drawer.digest, drawer.shape, drawer.facts, seed, first, n)
             started = time.perf_counter()
@@ -136,7 +131,7 @@ def trajectory(
     """Draw how samples come to be: a row of x_0 draws, then a row of the x_s they lead to, for each step."""
     with exit_on_error():
         _check_out(out, (".png",))
-        sampler, seed = _open(model, device), secrets.randbelow(2**31) if seed is None else seed
+        sampler, seed = open_sampler(model, device), secrets.randbelow(2**31) if seed is None else seed
         if len(sampler.spec.shape) != 3:
             raise InvalidArgumentError(f"trajectories of {sampler.spec.name} are no images; use Sampler.trajectory")
         import torch  # noqa: PLC0415
@@ -144,14 +139,14 @@ def trajectory(
         from .images import grid as picture  # noqa: PLC0415
 
         path = sampler.trajectory(
-            n, inference_steps=_parse_steps(steps), mean_flow_steps=mean_flow_steps, seed=seed, first=first
+            n, inference_steps=parse_steps(steps), mean_flow_steps=mean_flow_steps, seed=seed, first=first
         )
         rows: list[Tensor] = []
         for t, x_t, x_0 in path:
             console.print(f"t = {t:.3f}")
             rows += [sampler.spec.codec.decode(x_0), sampler.spec.codec.decode(x_t)]
         _save_picture(picture(torch.cat(rows[:-1]), columns=n), out)
-        facts = _describe(sampler, _parse_steps(steps), mean_flow_steps)
+        facts = describe(sampler, parse_steps(steps), mean_flow_steps)
         console.print(f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}")
 
 
@@ -190,100 +185,6 @@ def doctor() -> None:
 app.command()(certify)
 app.command()(evaluate)
 app.command()(restore)
-
-
-@final
-@dataclass(frozen=True)
-class _Drawer:
-    """A model opened for drawing: ``draw(seed, first, n)``, and what the command says of it."""
-
-    draw: Callable[[int, int, int], NDArray[np.float32]]
-    name: str
-    shape: tuple[int, ...]
-    facts: str
-    device: str
-    digest: str
-
-
-def _drawer(
-    model: str, steps: str | None, mean_flow_steps: int, device: str | None, batch_size: int | None, *, progress: bool
-) -> _Drawer:
-    path = Path(model)
-    if path.suffix == ".onnx" and _is_whole(path):
-        if steps is not None or mean_flow_steps != 1 or device is not None:
-            raise InvalidArgumentError(f"{model} holds its steps and runs on the CPU: leave out what says otherwise")
-        return _whole_drawer(path, batch_size)
-    from .checkpoint import resolve_model  # noqa: PLC0415
-
-    grid, sampler = _parse_steps(steps), _open(model, device)
-
-    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
-        return (
-            sampler.sample(
-                n,
-                inference_steps=grid,
-                mean_flow_steps=mean_flow_steps,
-                seed=seed,
-                first=first,
-                batch_size=batch_size,
-                progress=progress,
-            )
-            .cpu()
-            .numpy()
-        )
-
-    spec, facts = sampler.spec, _describe(sampler, grid, mean_flow_steps)
-    return _Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), _digest(resolve_model(model)))
-
-
-def _whole_drawer(path: Path, batch_size: int | None) -> _Drawer:
-    """A whole-sampler file: NumPy and ONNX Runtime, no PyTorch."""
-    from .runner import WholeSampler  # noqa: PLC0415
-
-    sampler = WholeSampler.open(path)
-
-    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
-        return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
-
-    facts = f"{sampler.inference_steps} inference steps"
-    return _Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", _digest(path))
-
-
-def _is_whole(path: Path) -> bool:
-    from .runner import is_whole_sampler  # noqa: PLC0415
-
-    return is_whole_sampler(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _open(model: str, device: str | None) -> Sampler:
-    """Each process of torchrun takes the GPU of its LOCAL_RANK, where there are GPUs."""
-    import torch  # noqa: PLC0415
-
-    from .sampler import Sampler  # noqa: PLC0415
-
-    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return Sampler.from_pretrained(model, device=device)
-
-
-def _parse_steps(text: str | None) -> int | list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(t) for t in text.split(",")] if "," in text else int(text)
-    except ValueError:
-        raise InvalidArgumentError(f"--steps must be a count or times such as 1,0.5,0, got {text!r}") from None
-
-
-def _describe(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int) -> str:
-    count = len(steps) - 1 if isinstance(steps, list) else steps or sampler.spec.default_inference_steps
-    times = f" at {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
-    return f"{count} inference steps{times} x {mean_flow_steps} Mean Flow steps"
 
 
 def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
