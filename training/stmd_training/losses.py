@@ -136,7 +136,7 @@ class EnergyScore:
     A strictly proper scoring rule (Gneiting and Raftery, 2007), used as a diffusion loss by De Bortoli et al. (2025):
     its only minimiser is the true posterior. It restores the variance that the flow loss alone loses at one step. A
     smaller β weighs small distances more, and so tells separated modes from a bridge between them; in many dimensions,
-    where all distances are alike, it changes nothing. More draws make it less noisy, at an evaluation each. ``weight``
+    where all distances are alike, β matters little. More draws make it less noisy, at an evaluation each. ``weight``
     is the λ of the loss that adds it.
     """
 
