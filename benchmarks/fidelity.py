@@ -36,7 +36,7 @@ from stmd_sdk.evaluation.statistics import spread
 from stmd_sdk.files import written_whole
 from stmd_sdk.loop import reverse_sde, time_grid
 from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import Network, Posterior, STMDPosterior
+from stmd_sdk.posterior import Network, Posterior
 from stmd_sdk.schedule import VPSchedule
 from stmd_training.batches import batches_of
 from stmd_training.losses import Loss, STMDLoss
@@ -66,10 +66,7 @@ class EnergyScoreLoss:
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b d"], noise: Noise, /) -> Float[Tensor, " b"]:
         t, x_t, _ = self.whole.look(x_0, noise)
-        _, c_out = self.whole.target.coefficients(t)
-        posterior = STMDPosterior(network, self.whole.target, self.whole.output)
-        score = self.whole.energy_score
-        return score(posterior, x_0, x_t, t, noise.fold(4)) / c_out**score.exponent
+        return self.whole.score(network, x_0, x_t, t, noise.fold(4))
 
 
 @dataclass(frozen=True)

@@ -197,23 +197,33 @@ class STMDLoss:
         x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
         return t, x_t, self.target.encode(x_0, x_t, t)
 
+    def posterior(self, network: Network) -> STMDPosterior:
+        """The one-step posterior that is trained."""
+        return STMDPosterior(network, self.target, self.output, bound=self.bound)
+
+    def score(self, network: Network, x_0: Tensor, x_t: Tensor, t: Tensor, noise: Noise) -> Float[Tensor, " b"]:
+        """The energy score of the one-step draws at (x_t, t), as that of x_0 or of y: what ``error_of`` says."""
+        score = self.energy_score(self.posterior(network), x_0, x_t, t, noise)
+        if self.error_of == "x0":
+            return score
+        _, c_out = self.target.coefficients(t)
+        return score / c_out**self.energy_score.exponent
+
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss plus λ times the energy score."""
-        posterior = STMDPosterior(network, self.target, self.output, bound=self.bound)
+        posterior = self.posterior(network)
         t, x_t, y = self.look(x_0, noise)
 
         def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
             return posterior.velocity(z, r, tau, x_t[rows], t[rows])
 
-        _, c_out = self.target.coefficients(t)
+        unit = None if self.error_of == "y" else self.target.coefficients(t)[1]
         tau, r = self.flow.times(noise.fold(3))
-        epsilon = noise.fold(2).normal(*y.shape[1:])
-        loss = self.flow(velocity, y, epsilon, tau, r, c_out if self.error_of == "x0" else None)
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, unit)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
         if self.energy_score.weight > 0:
-            score = self.energy_score(posterior, x_0, x_t, t, noise.fold(4))
-            score = score if self.error_of == "x0" else score / c_out**self.energy_score.exponent
+            score = self.score(network, x_0, x_t, t, noise.fold(4))
             if self.weights is not None:
                 score = self.weights.energy_score(score, t)
             loss = loss + self.energy_score.weight * score
