@@ -5,7 +5,8 @@
 
 The ablation switches the residual target and the energy score on and off in the paper's recipe, with the same network,
 batch and steps; `calibrated` is the recipe that the project ships. Beside it stand deterministic Mean Flow (trained
-alike; N is its number of flow steps) and DDPM's and DDIM's samplers with the exact score, which no training can better.
+alike; N is its number of flow steps), DDPM's and DDIM's samplers with the exact score, which no training can better,
+and the recipe that starts from local Gaussians, `local`, with what it starts from, `local, no network`.
 A cell gives the kernel certificate's figures (M = 1) and, over N, the distance to the data divided by what two exact
 samples of the same size show: 1 is perfect.
 """
@@ -18,7 +19,7 @@ import platform
 import statistics
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,13 @@ from solvers import ddim
 from torch import Tensor
 
 from stmd_sdk.checkpoint import save_model
-from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
+from stmd_sdk.evaluation import (
+    GaussianMixture,
+    energy_distance,
+    kernel_certificate,
+    mixture,
+    sliced_w2,
+)
 from stmd_sdk.evaluation.statistics import spread
 from stmd_sdk.files import written_whole
 from stmd_sdk.loop import reverse_sde, time_grid
@@ -40,6 +47,7 @@ from stmd_sdk.posterior import Network, Posterior
 from stmd_sdk.schedule import VPSchedule
 from stmd_training.batches import batches_of
 from stmd_training.losses import Loss, STMDLoss
+from stmd_training.measured import measured_spec
 from stmd_training.recipe import Recipe, load_recipe
 from stmd_training.trainer import TrainState, train
 
@@ -51,9 +59,12 @@ TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {  # the recipe's suffix, and 
     "both": ("", ("target=residual", "energy_score.weight=1")),
     "energy score alone": ("", ("target=residual", "energy_score.weight=1")),
     "calibrated": ("-calibrated", ()),
+    "local": ("-local", ()),
     "Mean Flow": ("", ("objective=meanflow",)),
 }
 EXACT = ("DDPM, exact score", "DDIM, exact score")
+FITTED = "local, no network"
+METHODS = (*TRAINED, FITTED, *EXACT)
 STEPS = (1, 2, 4, 8, 16)
 Row = dict[str, Any]  # as JSON holds it
 
@@ -65,8 +76,7 @@ class EnergyScoreLoss:
     whole: STMDLoss
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b d"], noise: Noise, /) -> Float[Tensor, " b"]:
-        t, x_t, _ = self.whole.look(x_0, noise)
-        return self.whole.score(network, x_0, x_t, t, noise.fold(4))
+        return self.whole.score(network, x_0, self.whole.look(x_0, noise), noise.fold(4))
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ def run_cell(cell: Cell, out: Path) -> Row:
     with torch.no_grad():
         if cell.method in EXACT:
             row["distance"] = {n: _distance(data, _exact(cell.method, data, schedule, n, cell), cell) for n in STEPS}
+        elif cell.method == FITTED:
+            row |= _fitted(cell, data, schedule)
         else:
             row |= _trained(cell, data, schedule, out / f"{name}.safetensors")
     with written_whole(saved) as path:
@@ -113,13 +125,15 @@ def run_cell(cell: Cell, out: Path) -> Row:
 
 def _trained(cell: Cell, data: GaussianMixture, schedule: VPSchedule, path: Path) -> Row:
     recipe = cell.recipe()
-    spec = recipe.model_spec(data.root_mean_square(), {"data": recipe.data, "steps": recipe.steps, "seed": recipe.seed})
+    begun = time.process_time()
+    spec = replace(
+        measured_spec(recipe, data), training={"data": data.name, "steps": recipe.steps, "seed": recipe.seed}
+    )
     state = TrainState.fresh(spec, recipe, torch.device("cpu"))
     loss: Loss = recipe.loss(spec, state.loss_weights)
     if cell.method == "energy score alone":
         assert isinstance(loss, STMDLoss)
         loss = EnergyScoreLoss(loss)
-    begun = time.process_time()
     with torch.enable_grad():
         for _ in train(state, loss, batches_of(data, recipe.batch_size, recipe.seed), recipe):
             pass
@@ -131,14 +145,33 @@ def _trained(cell: Cell, data: GaussianMixture, schedule: VPSchedule, path: Path
         return row | {
             "distance": {n: _distance(data, _draw(p, data, schedule, 1, cell), cell) for n, p in draws.items()}
         }
-    posterior = spec.build_posterior(state.network, 1)
-    for m in (1, 2):
-        certificate = kernel_certificate(spec.build_posterior(state.network, m), data, schedule, pairs=cell.pairs)
-        figures: dict[str, dict[float, float]] = {}
-        for finding in certificate.findings:
-            figures.setdefault(finding.measure, {})[finding.t] = finding.estimate.value
-        row[f"kernel M={m}"] = figures
-    return row | {"distance": {n: _distance(data, _draw(posterior, data, schedule, n, cell), cell) for n in STEPS}}
+    twice = _kernel(spec.build_posterior(state.network, 2), data, schedule, cell)
+    return row | {"kernel M=2": twice} | _judged(spec.build_posterior(state.network, 1), data, schedule, cell)
+
+
+def _fitted(cell: Cell, data: GaussianMixture, schedule: VPSchedule) -> Row:
+    """What ``local`` starts from: y is noise."""
+    recipe, begun = load_recipe(f"{cell.problem}-local", (f"seed={cell.seed}",)), time.process_time()
+    target = measured_spec(recipe, data).build_target()
+    row: Row = {"cpu_seconds": time.process_time() - begun}
+
+    def posterior(x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
+        return target.decode(noise.normal(*x_t.shape[1:]), x_t, t)
+
+    return row | _judged(posterior, data, schedule, cell)
+
+
+def _judged(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, cell: Cell) -> Row:
+    """The certificate's figures, and the distance to the data over N."""
+    distance = {n: _distance(data, _draw(posterior, data, schedule, n, cell), cell) for n in STEPS}
+    return {"kernel M=1": _kernel(posterior, data, schedule, cell), "distance": distance}
+
+
+def _kernel(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, cell: Cell) -> dict[str, Row]:
+    figures: dict[str, Row] = {}
+    for finding in kernel_certificate(posterior, data, schedule, pairs=cell.pairs).findings:
+        figures.setdefault(finding.measure, {})[str(finding.t)] = finding.estimate.value
+    return figures
 
 
 def _size(data: GaussianMixture, cell: Cell) -> int:
@@ -229,7 +262,7 @@ def plot(rows: list[Row], path: Path) -> None:
     problems = list(dict.fromkeys(row["problem"] for row in rows))
     mpl.use("agg")
     figure, axes = plt.subplots(2, len(problems), figsize=(4 * len(problems), 7), squeeze=False, layout="constrained")
-    colours = {method: f"C{i}" for i, method in enumerate([*TRAINED, *EXACT])}
+    colours = {method: f"C{i}" for i, method in enumerate(METHODS)}
     for row in rows:
         above, below = axes[:, problems.index(row["problem"])]
         above.set_title(row["problem"])
@@ -253,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="mixture2d and mixture8, short training, 2,048 pairs")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS)
-    parser.add_argument("--methods", nargs="+", choices=[*TRAINED, *EXACT], default=[*TRAINED, *EXACT])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--share", type=float, default=0.3, help="of each recipe's steps; 0.3 is about three minutes")
     parser.add_argument("--pairs", type=int, default=16384, help="of the kernel certificate")

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from .noise import Noise
 from .schedule import VPSchedule, expand
-from .target import AbstractTarget
+from .target import AbstractAffineTarget, AbstractTarget
 
 __all__ = ["DDPMPosterior", "MeanFlowPosterior", "Network", "Output", "Posterior", "STMDPosterior", "bounded"]
 
-Output = Literal["velocity", "x0"]
-"""What the network's output means: the average velocity u, or the clean x_0, with y of it and u = (z - y) / τ.
+Output = Literal["velocity", "x0", "correction"]
+"""What the network's output means: the average velocity u; the clean x_0, with y of it and u = (z - y) / τ; or what u
+is beyond the average velocity from N(0, I) to N(0, I), for a target whose y is close to that.
 
 Images lie near a thin set, noise and velocities do not: a network that outputs x_0 need not cancel the noise of its
 inputs pixel by pixel (Lu et al., 2026, pixel Mean Flows; Li and He, 2025, for diffusion).
@@ -53,6 +54,15 @@ class Posterior(Protocol):
 def _velocity_towards(y: Tensor, z: Tensor, tau: Tensor) -> Tensor:
     """The average velocity from z_τ to the endpoint y; τ is cut from below, where rounding would blow up."""
     return (z - y) / expand(tau.clamp(min=TAU_FLOOR), z)
+
+
+def _gaussian_velocity(z: Tensor, r: Tensor, tau: Tensor) -> Tensor:
+    """The average velocity of the flow (20) from N(0, I) to y ~ N(0, I), which scales z_τ to the deviation of z_r.
+
+    With A = (1-τ)² + τ², the variance of z_τ, and B that of z_r, it is (1 - √(B/A)) z / (τ - r), without its pole.
+    """
+    a, b = (((1 - time) ** 2 + time**2).sqrt() for time in (tau, r))
+    return expand(2 * (tau + r - 1) / (a * (a + b)), z) * z
 
 
 def _clamped(x_0: Tensor, bound: float | None) -> Tensor:
@@ -86,13 +96,21 @@ class STMDPosterior:
     def velocity(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The average velocity u(z, r, τ | x_t, t); times have shape [b]."""
         raw = self.network(torch.cat([z, x_t], dim=1), torch.stack([tau, tau - r, t], dim=1))
-        return raw if self.output == "velocity" else _velocity_towards(self.target.encode(raw, x_t, t), z, tau)
+        if self.output == "velocity":
+            return raw
+        if self.output == "correction":
+            return raw + _gaussian_velocity(z, r, tau)
+        assert isinstance(self.target, AbstractAffineTarget)  # as the spec has it: x_0 must have one y
+        return _velocity_towards(self.target.residual(raw, x_t, t), z, tau)
+
+    def draw_y(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        """Draw what the flow generates, with ``mean_flow_steps`` evaluations of the network."""
+        epsilon = noise.normal(*x_t.shape[1:])
+        return _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
 
     def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
-        """Draw x_0 with ``mean_flow_steps`` evaluations of the network."""
-        epsilon = noise.normal(*x_t.shape[1:])
-        y = _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
-        return _clamped(self.target.decode(y, x_t, t), self.bound)
+        """Draw x_0: y, decoded."""
+        return _clamped(self.target.decode(self.draw_y(x_t, t, noise), x_t, t), self.bound)
 
 
 @final

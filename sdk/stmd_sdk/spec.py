@@ -13,17 +13,20 @@ from .checks import check_integer
 from .codec import Codec
 from .config import read_config
 from .errors import CheckpointError, InvalidArgumentError
+from .local_gaussians import LocalGaussians, MixtureTarget
 from .loop import MAX_STEPS
 from .networks import NetworkConfig, build_network
 from .posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
 from .schedule import VPSchedule
 from .target import AbstractTarget, ResidualTarget, X0Target
 
-__all__ = ["SPEC_VERSION", "Fact", "ModelSpec", "Objective"]
+__all__ = ["SPEC_VERSION", "Fact", "ModelSpec", "Objective", "Target"]
 
 SPEC_VERSION = 1
 
 Objective = Literal["stmd", "meanflow", "ddpm"]
+Target = Literal["x0", "residual", "mixture"]
+"""What the conditional flow generates: x_0, its residual about one Gaussian's posterior, or about a mixture's."""
 Fact = str | int | float
 
 DEFAULT_STEPS: dict[Objective, int] = {"stmd": 4, "meanflow": 1, "ddpm": 100}
@@ -35,8 +38,9 @@ class ModelSpec:
     """What a network is and what its output means.
 
     ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean
-    square of the network's data about zero, σ_d. A ``bounded`` model was trained to have its draws clamped to
-    its codec's range. ``training`` holds facts for people: data, steps, seconds, commit.
+    square of the network's data about zero, σ_d, and ``local_gaussians`` the mixture fitted to them that target
+    ``mixture`` starts from: both are measured once, before the training. A ``bounded`` model was trained to have
+    its draws clamped to its codec's range. ``training`` holds facts for people: data, steps, seconds, commit.
     """
 
     name: str
@@ -45,10 +49,11 @@ class ModelSpec:
     network: NetworkConfig
     codec: Codec
     schedule: VPSchedule = field(default_factory=VPSchedule)
-    target: Literal["x0", "residual"] = "x0"
+    target: Target = "x0"
     output: Output = "velocity"
     bounded: bool = False
     sigma_data: float = 1.0
+    local_gaussians: LocalGaussians | None = None
     training: dict[str, Fact] = field(default_factory=dict[str, Fact])
     version: int = SPEC_VERSION
 
@@ -62,8 +67,18 @@ class ModelSpec:
             raise InvalidArgumentError(
                 f"target: only objective 'stmd' has a target other than x0, not {self.objective!r}"
             )
+        if (self.target == "mixture") != (self.local_gaussians is not None):
+            raise InvalidArgumentError("local_gaussians: target 'mixture' needs them, and no other has them")
+        if self.local_gaussians is not None:
+            own = (self.local_gaussians.dimension,)
+            if self.shape != own:
+                raise InvalidArgumentError(f"local_gaussians: of shape {own}, for samples of shape {self.shape}")
+            if self.output == "x0":
+                raise InvalidArgumentError("output: cannot be 'x0' with target 'mixture', where x_0 has several y")
         if self.bounded and (self.objective != "stmd" or self.codec.bound is None):
             raise InvalidArgumentError("bounded: needs objective 'stmd' and a codec that has a range, as pixels do")
+        if self.objective != "stmd" and self.output == "correction":
+            raise InvalidArgumentError(f"output: only objective 'stmd' has 'correction', not {self.objective!r}")
         if self.objective == "ddpm" and self.output != "velocity":
             raise InvalidArgumentError("output: a DDPM network predicts the noise; output must stay 'velocity'")
 
@@ -103,6 +118,8 @@ class ModelSpec:
 
     def build_target(self) -> AbstractTarget:
         """What the conditional flow generates."""
+        if self.local_gaussians is not None:
+            return MixtureTarget(self.schedule, self.local_gaussians)
         return X0Target() if self.target == "x0" else ResidualTarget(self.schedule, self.sigma_data)
 
     def build_posterior(self, network: Network, mean_flow_steps: int = 1) -> Posterior:

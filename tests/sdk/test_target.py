@@ -13,13 +13,13 @@ TARGETS = [X0Target(), ResidualTarget(VPSchedule(), 0.5), ResidualTarget(VPSched
 def test_encoding_and_decoding_invert_each_other(target):
     t = torch.logspace(-4, 0, 100, dtype=torch.float64)
     x_0, x_t = (Noise.of(seed, 100).normal(2, 3).double() for seed in (0, 1))
-    assert torch.allclose(target.decode(target.encode(x_0, x_t, t), x_t, t), x_0, rtol=1e-9, atol=1e-12)
-    assert torch.allclose(target.encode(target.decode(x_0, x_t, t), x_t, t), x_0, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(target.decode(target.residual(x_0, x_t, t), x_t, t), x_0, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(target.residual(target.decode(x_0, x_t, t), x_t, t), x_0, rtol=1e-9, atol=1e-9)
 
 
 def test_the_papers_target_is_x_0_bit_by_bit():
     x_0, x_t, t = Noise.of(0, 50).normal(4), Noise.of(1, 50).normal(4), Noise.of(2, 50).uniform()
-    assert torch.equal(X0Target().encode(x_0, x_t, t), x_0)
+    assert torch.equal(X0Target().residual(x_0, x_t, t), x_0)
     assert torch.equal(X0Target().decode(x_0, x_t, t), x_0)
 
 
@@ -39,7 +39,7 @@ def test_the_residual_of_data_of_that_deviation_has_unit_variance_and_ignores_x_
     t = torch.tensor([1e-3, 0.1, 0.4, 1.0]).repeat_interleave(n // 4)
     x_0 = target.sigma_data * Noise.of(0, n).normal(1)
     x_t = target.schedule.marginal(x_0, t, Noise.of(1, n).normal(1))
-    y, x_t = (x.reshape(4, -1).double() for x in (target.encode(x_0, x_t, t), x_t))
+    y, x_t = (x.reshape(4, -1).double() for x in (target.residual(x_0, x_t, t), x_t))
     # Five standard errors at 50,000 a time.
     assert (y.var(dim=1) - 1).abs().max() < 5 * (2 / 50_000) ** 0.5
     for row, state in zip(y, x_t, strict=True):

@@ -163,7 +163,7 @@ def test_the_energy_score_is_least_for_the_true_posterior(target, score):
     mean, deviation = posterior_moments(t, x_t)
     _, c_out = target.coefficients(t)
     many = score.draws, 1
-    mean_y, deviation_y = target.encode(mean, x_t, t).repeat(many), (deviation / c_out[:, None]).repeat(many)
+    mean_y, deviation_y = target.residual(mean, x_t, t).repeat(many), (deviation / c_out[:, None]).repeat(many)
 
     def scores(spread, shift=0.0):
         # velocity at (ε, 0, 1) is ε - ŷ

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from stmd_sdk.checkpoint import load_model
 from stmd_sdk.data import load_data
 from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError, OutputError, TrainingError
+from stmd_sdk.local_gaussians import LocalGaussians
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.noise import Noise
 from stmd_training.batches import batches_of
@@ -55,15 +56,17 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
     assert {"digits", "mixture2d", "mixture64", "mnist", "mnist-compact", "cifar10", "celeba"} <= set(names)
     for name in names:
         recipe = load_recipe(name)
-        spec = recipe.model_spec(1.0, {})
+        calibrated, local = name.endswith("-calibrated"), name.endswith("-local")
+        (d, *_), one = recipe.shape, torch.ones(1, dtype=torch.float64)
+        round_one = LocalGaussians.of(one, torch.zeros(1, d), torch.eye(d)[None]) if local else None
+        spec = recipe.model_spec(1.0, {}, round_one)
         assert recipe.loss(spec, None)
-        calibrated = name.endswith("-calibrated")
-        assert (recipe.target == "residual") == calibrated, name
-        assert (recipe.energy_score.weight > 0) == calibrated, name
+        assert recipe.target == ("mixture" if local else "residual" if calibrated else "x0"), name
+        assert (recipe.energy_score.weight > 0) == (calibrated or local), name
         of, _, variant = name.rpartition("-")
         baseline = variant in ("meanflow", "ddpm")
         assert recipe.objective == (variant if baseline else "stmd"), name
-        assert (calibrated or baseline) == (f"{name}-calibrated" not in names), name
+        assert (calibrated or baseline or local) == (f"{name}-calibrated" not in names), name
         if baseline:  # equal networks, steps and data
             assert replace(recipe, objective="stmd", name=of) == load_recipe(of)
 

@@ -18,7 +18,7 @@ __all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_o
 TrainingData = ArrayData | ShardedData | GaussianMixture | WeightedData
 
 # First level of the path: what a training key is for.
-DATA, LOSS, ORDER, POOL = 0, 1, 2, 3
+DATA, LOSS, ORDER, POOL, FIT = 0, 1, 2, 3, 4
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.noise import Noise
 from stmd_sdk.posterior import TAU_FLOOR, DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
 from stmd_sdk.schedule import VPSchedule, expand
-from stmd_sdk.target import AbstractTarget, X0Target
+from stmd_sdk.target import AbstractAffineTarget, AbstractTarget, X0Target
 
 from .forward_mode import value_and_derivative
 from .times import TimeSampler
@@ -171,7 +171,7 @@ class EnergyScore:
 @final
 @dataclass(frozen=True)
 class STMDLoss:
-    """The paper's loss, and the project's switches: a residual target, and an ``energy_score`` of weight λ > 0.
+    """The paper's loss, and the project's switches: another target, and an ``energy_score`` of weight λ > 0.
 
     t = 1e-3 + (1 - 1e-3) U^``t_power``, U uniform: 1 is the paper's; above 1 trains small t more, where posteriors of
     separated modes change fastest. ``error_of`` says whose error the losses measure: that of y and its velocity, or
@@ -195,35 +195,42 @@ class STMDLoss:
         """A time, the noisy look at x_0 that conditions the flow, and what the flow generates: (t, x_t, y)."""
         t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform() ** self.t_power
         x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
-        return t, x_t, self.target.encode(x_0, x_t, t)
+        return t, x_t, self.target.encode(x_0, x_t, t, noise.fold(5))
 
     def posterior(self, network: Network) -> STMDPosterior:
         """The one-step posterior that is trained."""
         return STMDPosterior(network, self.target, self.output, bound=self.bound)
 
-    def score(self, network: Network, x_0: Tensor, x_t: Tensor, t: Tensor, noise: Noise) -> Float[Tensor, " b"]:
-        """The energy score of the one-step draws at (x_t, t), as that of x_0 or of y: what ``error_of`` says."""
-        score = self.energy_score(self.posterior(network), x_0, x_t, t, noise)
-        if self.error_of == "x0":
-            return score
-        _, c_out = self.target.coefficients(t)
-        return score / c_out**self.energy_score.exponent
+    def score(
+        self, network: Network, x_0: Tensor, look: tuple[Tensor, Tensor, Tensor], noise: Noise
+    ) -> Float[Tensor, " b"]:
+        """The energy score of the one-step draws at a ``look``, as that of x_0 or of y: what ``error_of`` says."""
+        posterior, (t, x_t, y) = self.posterior(network), look
+        if self.error_of == "y" and self.bound is None:
+            return self.energy_score(posterior.draw_y, y, x_t, t, noise)
+        score = self.energy_score(posterior, x_0, x_t, t, noise)
+        return score if self.error_of == "x0" else score / self._unit(t) ** self.energy_score.exponent
+
+    def _unit(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """c_out, the size of x_0's errors over y's."""
+        assert isinstance(self.target, AbstractAffineTarget)  # as the recipe has it
+        return self.target.coefficients(t)[1]
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss plus λ times the energy score."""
-        posterior = self.posterior(network)
-        t, x_t, y = self.look(x_0, noise)
+        posterior, look = self.posterior(network), self.look(x_0, noise)
+        t, x_t, y = look
 
         def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
             return posterior.velocity(z, r, tau, x_t[rows], t[rows])
 
-        unit = None if self.error_of == "y" else self.target.coefficients(t)[1]
+        unit = None if self.error_of == "y" else self._unit(t)
         tau, r = self.flow.times(noise.fold(3))
         loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, unit)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
         if self.energy_score.weight > 0:
-            score = self.score(network, x_0, x_t, t, noise.fold(4))
+            score = self.score(network, x_0, look, noise.fold(4))
             if self.weights is not None:
                 score = self.weights.energy_score(score, t)
             loss = loss + self.energy_score.weight * score

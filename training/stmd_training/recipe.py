@@ -11,10 +11,11 @@ from typing import Any, Literal
 from stmd_sdk.codec import Codec, PixelCodec
 from stmd_sdk.config import read_config
 from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.local_gaussians import LocalGaussians
 from stmd_sdk.networks import PRESETS, NetworkConfig
 from stmd_sdk.posterior import Output
 from stmd_sdk.schedule import VPSchedule
-from stmd_sdk.spec import Fact, ModelSpec, Objective
+from stmd_sdk.spec import Fact, ModelSpec, Objective, Target
 
 from .losses import DDPMLoss, EnergyScore, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
 from .weights import LossWeights
@@ -29,6 +30,7 @@ class Recipe:
     """A training run. Defaults are the paper's where it gives them.
 
     ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes.
+    ``clusters`` is how many Gaussians are fitted to the data for target ``mixture``.
     ``bounded`` clamps draws to the codec's range, in the energy score and in the model that is trained.
     ``learned_weights`` weighs both losses by their size at (τ, r, t), learned along the way.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
@@ -42,7 +44,8 @@ class Recipe:
     codec: Codec = PixelCodec()
     schedule: VPSchedule = VPSchedule()
     objective: Objective = "stmd"
-    target: Literal["x0", "residual"] = "x0"
+    target: Target = "x0"
+    clusters: int = 0
     output: Output = "velocity"
     flow: FlowLoss = field(default_factory=FlowLoss)
     energy_score: EnergyScore = field(default_factory=EnergyScore)
@@ -84,6 +87,12 @@ class Recipe:
                 raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
         if not 0 <= self.ema < 1:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
+        if (self.target == "mixture") != (self.clusters > 0):
+            raise InvalidArgumentError(
+                f"clusters: target 'mixture' needs some and no other has any, got {self.clusters} with {self.target!r}"
+            )
+        if self.target == "mixture" and self.error_of != "y":
+            raise InvalidArgumentError("error_of: must be 'y' with target 'mixture'")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
         plain = 0.0, Recipe.t_power, Recipe.target, Recipe.error_of, Recipe.learned_weights
@@ -94,8 +103,10 @@ class Recipe:
                 f"not {self.objective!r}"
             )
 
-    def model_spec(self, sigma_data: float, training: dict[str, Fact]) -> ModelSpec:
-        """The spec of the model that this recipe trains."""
+    def model_spec(
+        self, sigma_data: float, training: dict[str, Fact], local_gaussians: LocalGaussians | None = None
+    ) -> ModelSpec:
+        """The spec of the model that this recipe trains, with what was measured of its data."""
         return ModelSpec(
             name=self.name,
             objective=self.objective,
@@ -107,6 +118,7 @@ class Recipe:
             output=self.output,
             bounded=self.bounded,
             sigma_data=sigma_data,
+            local_gaussians=local_gaussians,
             training=training,
         )
 

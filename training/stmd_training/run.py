@@ -34,6 +34,7 @@ from stmd_sdk.spec import Fact, ModelSpec
 
 from .batches import TrainingData, batches_of
 from .log import RunLog
+from .measured import measured_spec
 from .processes import ALONE, Processes
 from .recipe import Recipe
 from .state import load_state, save_state
@@ -122,12 +123,11 @@ class Run:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The spec of the model that is trained, with the data's codec (latents bring their VAE's digest) and σ_d.
+        """The spec of the model that is trained, with the data's codec (latents bring their VAE's digest).
 
-        σ_d is the base's where there is one: its weights generate the target that this σ_d scales.
+        What else was measured of the data is the base's where there is one: its weights generate that target.
         """
-        sigma_data = self.data.root_mean_square() if self.base is None else self.base.spec.sigma_data
-        return replace(self.recipe, codec=self.data.codec).model_spec(sigma_data, {})
+        return measured_spec(replace(self.recipe, codec=self.data.codec), self.data, self.base)
 
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps

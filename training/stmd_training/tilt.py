@@ -83,7 +83,7 @@ def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...]
     if not name:
         raise InvalidArgumentError(f"{spec.name} does not say which recipe it was trained with: give it with --recipe")
     found = load_recipe(name, settings)
-    made = found.model_spec(spec.sigma_data, {})
+    made = found.model_spec(spec.sigma_data, {}, spec.local_gaussians)
     differing = [field for field in MADE if getattr(made, field) != getattr(spec, field)]
     if differing:
         raise InvalidArgumentError(

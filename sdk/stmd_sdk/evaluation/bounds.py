@@ -28,7 +28,7 @@ from ..errors import InvalidArgumentError
 from ..noise import Noise
 from ..posterior import Posterior
 from ..schedule import VPSchedule, expand
-from ..target import AbstractTarget
+from ..target import AbstractAffineTarget
 from .statistics import Estimate, estimate, mean_estimate
 
 __all__ = [
@@ -73,7 +73,7 @@ def flow_residual(
 def transition_bound(
     velocity: AverageVelocity,
     exact: Velocity,
-    target: AbstractTarget,
+    target: AbstractAffineTarget,
     schedule: VPSchedule,
     x_0: Float[Tensor, "b *d"],
     t: Float[Tensor, " b"],
@@ -88,7 +88,7 @@ def transition_bound(
 
 def consistency_monitor(
     velocity: AverageVelocity,
-    target: AbstractTarget,
+    target: AbstractAffineTarget,
     schedule: VPSchedule,
     x_0: Float[Tensor, "b *d"],
     t: Float[Tensor, " b"],
@@ -157,7 +157,7 @@ def _start(schedule: VPSchedule, x_0: Tensor) -> tuple[float, float, int, float]
 def _mean_square_residual(
     velocity: AverageVelocity,
     exact: Velocity,
-    target: AbstractTarget,
+    target: AbstractAffineTarget,
     schedule: VPSchedule,
     x_0: Tensor,
     t: Tensor,
@@ -168,7 +168,7 @@ def _mean_square_residual(
     shape, n = x_0.shape[1:], len(x_0)
     x_t = schedule.marginal(x_0, t, noise.fold(0).normal(*shape))
     tau = (torch.arange(n, device=x_0.device) + noise.fold(1).uniform()) / n
-    y, epsilon = target.encode(x_0, x_t, t), noise.fold(2).normal(*shape)
+    y, epsilon = target.residual(x_0, x_t, t), noise.fold(2).normal(*shape)
     z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
     with torch.no_grad():
         v = exact(z, tau, x_t, t)

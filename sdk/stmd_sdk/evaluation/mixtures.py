@@ -23,7 +23,7 @@ from ..codec import Codec, VectorCodec
 from ..errors import InvalidArgumentError
 from ..noise import Noise
 from ..schedule import VPSchedule
-from ..target import AbstractTarget
+from ..target import AbstractAffineTarget
 from .components import Components, Look
 
 __all__ = [
@@ -210,7 +210,7 @@ class MixturePosterior:
 def exact_velocity(
     mixture: GaussianMixture,
     schedule: VPSchedule,
-    target: AbstractTarget,
+    target: AbstractAffineTarget,
     z: Float[Tensor, "b d"],
     tau: Times,
     x_t: Float[Tensor, "b d"],

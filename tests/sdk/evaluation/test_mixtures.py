@@ -231,10 +231,10 @@ def test_the_exact_velocity_equals_quadrature(target):
     tau = Noise.of(23, 64).uniform() * 0.95 + 0.05
     x_0, x_t, t, tau = x_0.double(), x_t.double(), t.double(), tau.double()
     noise = Noise.of(24, 64).normal(1).double()
-    z = (1 - tau)[:, None] * target.encode(x_0, x_t, t) + tau[:, None] * noise
+    z = (1 - tau)[:, None] * target.residual(x_0, x_t, t) + tau[:, None] * noise
     # E[(z - y)/τ | z, x_t], weighing every x_0 by p(x_0) N(x_t; α x_0, σ²) N(z; (1-τ) y, τ²).
     alpha, sigma = SCHEDULE.alpha(t)[:, None], SCHEDULE.sigma(t)[:, None]
-    y = target.encode(GRID.expand(64, -1), x_t.expand(-1, len(GRID)), t)
+    y = target.residual(GRID.expand(64, -1), x_t.expand(-1, len(GRID)), t)
     log_weight = chosen.log_density(GRID[:, None]) - 0.5 * ((x_t - alpha * GRID) / sigma) ** 2
     log_weight = log_weight - 0.5 * ((z - (1 - tau)[:, None] * y) / tau[:, None]) ** 2
     expected = (z - (log_weight.softmax(1) * y).sum(1, keepdim=True)) / tau[:, None]
