@@ -223,10 +223,10 @@ def _interval(u: Float[Tensor, " b"], edges: Float[Tensor, "b k"]) -> Int[Tensor
 
 def _ends(edges: Float[Tensor, "b k"], k: Int[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The lower end and the length of the interval k."""
-    low = torch.nn.functional.pad(edges, (1, 0)).gather(1, k[:, None])[:, 0]
-    return low, (edges.gather(1, k[:, None])[:, 0] - low).clamp(min=1e-30)
+    low = _pick(torch.nn.functional.pad(edges, (1, 0)), k)
+    return low, (_pick(edges, k) - low).clamp(min=1e-30)
 
 
-def _pick(x: Float[Tensor, "b k d"], k: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+def _pick(x: Float[Tensor, "b k *d"], k: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
     """Row by row the entry k."""
-    return x.gather(1, k[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
+    return x[torch.arange(x.shape[0], device=x.device), k]

@@ -11,8 +11,10 @@ from stmd_export import Whole, export_onnx, onnx_export
 from stmd_export.onnx_export import report_path
 from stmd_sdk import ModelSpec, Noise, Sampler
 from stmd_sdk.backends.tensorrt import BatchProfile
-from stmd_sdk.codec import LatentCodec, PixelCodec
-from stmd_sdk.networks import PRESETS
+from stmd_sdk.codec import LatentCodec, PixelCodec, VectorCodec
+from stmd_sdk.evaluation import mixture
+from stmd_sdk.local_gaussians import LocalGaussians
+from stmd_sdk.networks import PRESETS, MLPConfig
 from stmd_sdk.runner import WholeSampler
 from stmd_sdk.vae import WEIGHTS
 
@@ -32,7 +34,7 @@ def latents(checkpoint, vae_folder, tmp_path_factory):
     return path, export_onnx(path, tmp_path_factory.mktemp("latents"), batch=BATCH)
 
 
-def differs(path, file, b=5):
+def difference(path, file, b=5):
     """The largest difference of u between a checkpoint and its export, at a batch that export did not try."""
     eager, session = (Sampler.from_pretrained(source, device="cpu") for source in (path, file))
     spec, noise = eager.spec, Noise.of(9, b)
@@ -45,12 +47,12 @@ def differs(path, file, b=5):
 def test_the_blocks_of_the_cifar10_network(checkpoint, tmp_path):
     spec = ModelSpec("cifar10", "stmd", (3, 16, 16), CIFAR10, PixelCodec(), sigma_data=0.5)
     path = checkpoint(spec)
-    assert differs(path, export_onnx(path, tmp_path, batch=BATCH)) <= 1e-5
+    assert difference(path, export_onnx(path, tmp_path, batch=BATCH)) <= 1e-5
 
 
 def test_latents_of_the_shapes_of_dit_m2(latents):
     path, file = latents
-    assert differs(path, file) <= 1e-5
+    assert difference(path, file) <= 1e-5
     eager, session = (Sampler.from_pretrained(source, device="cpu") for source in (path, file))
     images = [sampler.sample(3, inference_steps=2, seed=0) for sampler in (eager, session)]
     assert images[0].shape == (3, 3, 32, 32)
@@ -75,3 +77,17 @@ def test_the_decoder_is_part_of_the_whole_sampler(latents, vae_folder, tmp_path,
     assert np.abs(drawn - expected.numpy()).max() <= 1e-4
     operators = json.loads(report_path(whole).read_text())["operators"]
     assert operators["Conv"] == {"FLOAT": operators["Conv"]["FLOAT"]}  # DiT has none: they are the decoder's
+
+
+def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
+    law = mixture("mixture8")
+    gaussians = LocalGaussians.of(law.weights, law.means, law.covariances)
+    own = {"target": "mixture", "output": "correction", "local_gaussians": gaussians}
+    path = checkpoint(ModelSpec("local", "stmd", (8,), MLPConfig(width=16, depth=1), VectorCodec(), **own))
+    drawn = WholeSampler.open(export_onnx(path, tmp_path, whole=Whole(2, 2), batch=BATCH)).sample(200, seed=4)
+    expected = Sampler.from_pretrained(path, device="cpu").sample(200, inference_steps=2, mean_flow_steps=2, seed=4)
+    differs = np.abs(drawn - expected.numpy()).max(axis=1)
+    # Where y_1 ends up next to an edge of a mode's interval, float32 has no digits to agree on.
+    assert (differs > 1e-4).sum() <= 4
+    assert np.median(differs) < 1e-5
+    assert len(np.unique(drawn[:, :2].round(), axis=0)) > 15  # of 25 modes

@@ -136,15 +136,16 @@ def test_data_that_the_gaussians_fit_leave_nothing_to_correct():
     recipe = load_recipe("mixture2d-local", ("learned_weights=false",))
     loss = recipe.loss(recipe.model_spec(1.0, {}, own), None)
 
-    def significance(shift, scale):
+    def significance(*at):
         """The gradient by a correction shift + scale z, over its standard error: 20 batches."""
-        gradients = []
-        for i in range(20):
-            shift, scale = (torch.tensor(float(value), requires_grad=True) for value in (shift, scale))
+        shift, scale = (torch.tensor(value, requires_grad=True) for value in at)
+
+        def gradient(i):
             x_0, key = law.sample(Noise.of(i, 1000)), Noise.of(100 + i, 1000)
-            value = loss(lambda x, times: shift + scale * x[:, :2], x_0, key).mean()  # noqa: B023  called here
-            gradients.append(torch.stack(torch.autograd.grad(value, (shift, scale))))
-        gradients = torch.stack(gradients)
+            value = loss(lambda x, times: shift + scale * x[:, :2], x_0, key).mean()
+            return torch.stack(torch.autograd.grad(value, (shift, scale)))
+
+        gradients = torch.stack([gradient(i) for i in range(20)])
         return (gradients.mean(dim=0) / gradients.std(dim=0) * 20**0.5).abs()
 
     assert significance(0.0, 0.0).max() < 4
