@@ -1,6 +1,7 @@
 """The fidelity benchmark: exact scores approach the data, a finished cell is not run again."""
 
 import fidelity
+import fidelity_tables
 
 
 def test_deterministic_steps_of_the_exact_score_approach_the_data(tmp_path):
@@ -23,13 +24,13 @@ def test_a_cell_that_is_done_is_read_back_and_another_is_not(tmp_path):
 
 
 def test_the_table_has_the_mean_and_the_deviation_over_seeds():
-    def row(seed: int, ratio: float) -> fidelity.Row:
+    def row(seed: int, ratio: float) -> fidelity_tables.Row:
         kernel = {"variance ratio": {"0.5": ratio}, "mode mass": {"0.5": 0.01}, "TARP": {"0.5": 0.02}}
-        distance = {str(n): {"value": ratio, "floor": 0.5} for n in fidelity.STEPS}
+        distance = {str(n): {"value": ratio, "floor": 0.5} for n in fidelity_tables.STEPS}
         facts = {"problem": "mixture2d", "method": "paper", "seed": seed, "cpu_seconds": 3.0}
         return facts | {"kernel M=1": kernel, "kernel M=2": kernel, "distance": distance}
 
-    table = fidelity.markdown([row(0, 0.9), row(1, 1.1)])
+    table = fidelity_tables.markdown([row(0, 0.9), row(1, 1.1)])
     assert "| paper | 1.00 ±0.14 | 0.010 ±0.000 | 0.020 ±0.000 | 1.00 ±0.14 | 2.0 ±0.3, " in table
     assert table.count("| paper |") == 1
-    assert "±" not in fidelity.markdown([row(0, 0.9)])
+    assert "±" not in fidelity_tables.markdown([row(0, 0.9)])

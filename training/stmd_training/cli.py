@@ -49,9 +49,10 @@ def train(
     """Train a model. Interrupt at any time; the same command goes on from the last checkpoint.
 
     Recipes: digits, mixture2d, mixture64, mnist, cifar10, celeba train as the paper does; digits-calibrated and so on
-    add the residual target and the energy score, which keep the variance of the one-step draw; mnist-meanflow,
-    mnist-ddpm and so on are the baselines. Under torchrun or accelerate launch each process takes its share of every
-    batch. stmd-train tilt changes a trained model by an energy: see stmd-train tilt --help.
+    add the residual target and the energy score, which keep the variance of the one-step draw; mixture64-local and so
+    on start from a mixture fitted to vectors; mnist-meanflow, mnist-ddpm and so on are the baselines. Under torchrun or
+    accelerate launch each process takes its share of every batch. stmd-train tilt changes a trained model by an energy:
+    see stmd-train tilt --help.
 
     \b
     stmd-train digits-calibrated
