@@ -164,7 +164,7 @@ def info(
 
         path = resolve_model(model)
         spec, network = load_model(path)
-        values = {**asdict(spec), **asdict(spec)["training"]}
+        values = {**asdict(spec), "local_gaussians": spec.local_gaussians, **spec.training}
         del values["training"]
         table = Table(show_header=False, box=None)
         table.add_row("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -6,8 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from stmd_sdk import InvalidArgumentError, Noise, VPSchedule, local_gaussians
+from stmd_sdk.checkpoint import save_model
+from stmd_sdk.cli import app
 from stmd_sdk.evaluation import GaussianMixture, kernel_certificate, mixture
 from stmd_sdk.local_gaussians import LocalGaussians, MixtureTarget
 from stmd_sdk.networks import MLPConfig
@@ -194,3 +197,11 @@ def test_the_spec_carries_the_gaussians():
 def test_a_spec_that_does_not_fit_its_gaussians_is_refused(changes, says):
     with pytest.raises(InvalidArgumentError, match=says):
         spec(**changes)
+
+
+def test_info_says_how_many_gaussians_there_are_and_not_their_numbers(tmp_path):
+    save_model(tmp_path / "local.safetensors", spec(), spec().build_network().state_dict())
+    result = CliRunner().invoke(app, ["info", str(tmp_path / "local.safetensors")])
+    assert result.exit_code == 0, result.output
+    assert "clusters=3" in result.output
+    assert spec().local_gaussians.parameters[:20] not in result.output
