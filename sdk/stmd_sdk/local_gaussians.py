@@ -36,7 +36,8 @@ TAILS = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573
          0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@final
+@dataclass(frozen=True, eq=False)
 class _Tables:
     """The mixture in its eigenbases, eigenvalues rising: what every look at it needs, float32."""
 
@@ -112,7 +113,7 @@ class LocalGaussians:
 @final
 @dataclass(frozen=True, eq=False)
 class MixtureTarget(AbstractTarget):
-    """What x_0 is to a mixture's posterior: y of which a draw of that posterior would be made, were y ~ N(0, I).
+    """y is the noise of which a mixture's posterior given x_t would draw x_0.
 
     A draw of Σ_k w_k(x_t) N(μ_k(x_t), Q_k diag(s_k²) Q_kᵀ) takes one number of y to choose k: u = Φ(y_1) lies in one of
     consecutive intervals of lengths w_k, and its place in that interval is as uniform as u was. So
@@ -173,12 +174,9 @@ class MixtureTarget(AbstractTarget):
 
     def _posterior(self, tables: _Tables, t: Tensor, k: Tensor, away: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """μ_k - m_k and s_k of the Gaussian k, along its axes [b, d]."""
-        alpha, variance, eigenvalues = (
-            self.schedule.alpha(t)[:, None],
-            self.schedule.variance(t)[:, None],
-            tables.eigenvalues[k],
-        )
-        return alpha * eigenvalues * away / total, (eigenvalues * variance / total).sqrt()
+        alpha, variance = self.schedule.alpha(t)[:, None], self.schedule.variance(t)[:, None]
+        share = tables.eigenvalues[k] / total
+        return alpha * share * away, (share * variance).sqrt()
 
     def _tables(self, device: torch.device) -> _Tables:
         if device not in self._on:
@@ -191,7 +189,9 @@ class MixtureTarget(AbstractTarget):
             return function(*arguments)
         rows = max(1, CHUNK // (self.gaussians.clusters * self.gaussians.dimension))
         parts = zip(*(argument.split(rows) for argument in arguments), strict=True)
-        return torch.cat([function(*part) for part in parts])
+        # In float32, whatever the precision of the network's products.
+        with torch.autocast(arguments[0].device.type, enabled=False):
+            return torch.cat([function(*part) for part in parts])
 
 
 def _share(x: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

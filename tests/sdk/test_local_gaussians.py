@@ -111,6 +111,16 @@ def test_rows_do_not_depend_on_the_chunks_they_come_in(monkeypatch):
     torch.testing.assert_close(target.decode(y, x_t, t), whole, atol=1e-5, rtol=0)
 
 
+def test_autocast_leaves_the_change_of_variables_in_float32():
+    x_0, x_t, t = looks(LAWS["skewed"], 50)
+    target, key = MixtureTarget(SCHEDULE, gaussians_of(LAWS["skewed"])), Noise.of(2, len(t))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = target.encode(x_0, x_t, t, key)
+        drawn = target.decode(y, x_t, t)
+    assert torch.equal(y, target.encode(x_0, x_t, t, key))
+    assert torch.equal(drawn, target.decode(y, x_t, t))
+
+
 def test_the_quantile_inverts_the_normal_distribution():
     p = torch.linspace(1e-6, 1 - 1e-6, 10_001, dtype=torch.float64)
     # In float64 the error is the polynomials' own.
