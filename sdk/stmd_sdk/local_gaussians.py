@@ -167,9 +167,10 @@ class MixtureTarget(AbstractTarget):
     def _look(self, tables: _Tables, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W_k [b, k]; and along the axes of each Gaussian [b, k, d] the way from it to x_t, and x_t's variance."""
         alpha, variance = (one[:, None, None] for one in (self.schedule.alpha(t), self.schedule.variance(t)))
-        away = tables.along(x_t) - alpha * tables.centres
-        total = alpha**2 * tables.eigenvalues + variance
-        log_joint = tables.log_weights - 0.5 * (away.square() / total + total.log()).sum(dim=2)
+        # Few passes over [b, k, d], which is where the time goes.
+        away = torch.addcmul(tables.along(x_t), alpha, tables.centres, value=-1)
+        total = torch.addcmul(variance, alpha**2, tables.eigenvalues)
+        log_joint = tables.log_weights - 0.5 * torch.addcdiv(total.log(), away.square(), total).sum(dim=2)
         return log_joint.softmax(dim=1).cumsum(dim=1), away, total
 
     def _posterior(self, tables: _Tables, t: Tensor, k: Tensor, away: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
