@@ -29,13 +29,7 @@ from solvers import ddim
 from torch import Tensor
 
 from stmd_sdk.checkpoint import save_model
-from stmd_sdk.evaluation import (
-    GaussianMixture,
-    energy_distance,
-    kernel_certificate,
-    mixture,
-    sliced_w2,
-)
+from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
 from stmd_sdk.files import written_whole
 from stmd_sdk.loop import reverse_sde, time_grid
 from stmd_sdk.noise import Noise

@@ -51,7 +51,7 @@ def test_the_same_samples_give_the_same_gaussians_whatever_the_threads():
 
 
 def test_samples_that_cannot_be_clustered_are_refused(monkeypatch):
-    with pytest.raises(InvalidArgumentError, match="need at least 128 samples"):
+    with pytest.raises(InvalidArgumentError, match="64 in 2 dimensions need at least 192 samples, not 100"):
         fit_local_gaussians(Noise.of(0, 100).normal(2), 64)
     lone = torch.cat([Noise.of(0, 50).normal(2), torch.tensor([[1e4, 0.0]])])
     with pytest.raises(InvalidArgumentError, match="take fewer"):

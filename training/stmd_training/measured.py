@@ -47,23 +47,25 @@ def fit_local_gaussians(x: Float[Tensor, "n d"], clusters: int) -> LocalGaussian
     """Centres by k-means on the first 20,000 samples, then the mean and covariance of each cluster of all samples.
 
     Not a likelihood fit, and nobody says how many modes there are: more clusters than modes follow the density closely,
-    in seconds. The same samples give the same mixture. InvalidArgumentError where clusters are left with a sample or
-    none.
+    in seconds. The same samples give the same mixture. InvalidArgumentError where a cluster has no more samples than
+    they have coordinates: its Gaussian would be sure of what it cannot know.
     """
     with requires_extra("train"):
         from sklearn.cluster import KMeans  # noqa: PLC0415  takes a second to import
         from threadpoolctl import threadpool_limits  # noqa: PLC0415
-    if len(x) < 2 * clusters:
-        raise InvalidArgumentError(f"clusters: {clusters} need at least {2 * clusters} samples, there are {len(x)}")
+    n, d = x.shape
+    if n < clusters * (d + 1):
+        least = clusters * (d + 1)
+        raise InvalidArgumentError(f"clusters: {clusters} in {d} dimensions need at least {least} samples, not {n}")
     with threadpool_limits(1):  # whose sums else depend on the threads, in the last places
         means = KMeans(clusters, random_state=0).fit(x[:CLUSTERED].double().numpy())
         label = torch.from_numpy(means.predict(x.double().numpy())).long()
     parts = [x[label == k].double() for k in range(clusters)]
-    if min(map(len, parts)) < 2:
-        raise InvalidArgumentError(f"clusters: {clusters} leave one with a sample or none; take fewer")
-    ridge = FLOOR * x.double().square().mean() * torch.eye(x.shape[1], dtype=torch.float64)
+    if (fewest := min(map(len, parts))) <= d:
+        raise InvalidArgumentError(f"clusters: one of {clusters} has {fewest} samples in {d} dimensions; take fewer")
+    ridge = FLOOR * x.double().square().mean() * torch.eye(d, dtype=torch.float64)
     return LocalGaussians.of(
-        torch.tensor([len(part) / len(x) for part in parts], dtype=torch.float64),
+        torch.tensor([len(part) / n for part in parts], dtype=torch.float64),
         torch.stack([part.mean(dim=0) for part in parts]),
         torch.stack([torch.cov(part.T, correction=0) + ridge for part in parts]),
     )
