@@ -27,7 +27,7 @@ from .target import AbstractTarget
 
 __all__ = ["LocalGaussians", "MixtureTarget"]
 
-CHUNK = 2**22  # numbers in one array [rows, k, d]: 16 MiB
+CHUNK = 2**19  # numbers in one array [rows, k, d]: 2 MiB, which caches hold
 TINY = 1e-7  # the least share of a mode: Φ⁻¹ of it is -5.2
 # Φ⁻¹ in float32 from operations that every backend has (Giles, 2010), by powers from the highest down.
 CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
