@@ -1,6 +1,6 @@
 """How much of the randomness each objective keeps, on four problems whose posterior is known exactly.
 
-    python benchmarks/fidelity.py --quick            two problems, the ablation's order, 3 minutes on two cores
+    python benchmarks/fidelity.py --quick            two problems, the ablation's order, 3 to 4 minutes on two cores
     python benchmarks/fidelity.py --seeds 0 1 2      the whole table, resumable: a cell that is done is not run again
 
 The ablation switches the residual target and the energy score on and off in the paper's recipe, with the same network,
