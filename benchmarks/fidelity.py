@@ -28,16 +28,16 @@ from rich.console import Console
 from solvers import ddim
 from torch import Tensor
 
-from stmd_sdk.checkpoint import save_model
+from stmd_sdk.diffusion.loop import reverse_sde, time_grid
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import Network, Posterior
+from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
 from stmd_sdk.files import written_whole
-from stmd_sdk.loop import reverse_sde, time_grid
-from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import Network, Posterior
-from stmd_sdk.schedule import VPSchedule
+from stmd_sdk.models.checkpoint import save_model
 from stmd_training.batches import batches_of
+from stmd_training.fitting import measured_spec
 from stmd_training.losses import Loss, STMDLoss
-from stmd_training.measured import measured_spec
 from stmd_training.recipe import Recipe, load_recipe
 from stmd_training.trainer import TrainState, train
 

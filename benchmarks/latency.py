@@ -37,8 +37,8 @@ from measuring import (
     summary,
 )
 
-from stmd_sdk.checkpoint import load_model
 from stmd_sdk.files import written_whole
+from stmd_sdk.models.checkpoint import load_model
 
 Row = dict[str, Any]
 COLUMNS = "model batch N M contender NFE median_ms p95 p99 first_ms build_s MB us/NFE us/sample overhead floor spread"

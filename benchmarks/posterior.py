@@ -25,9 +25,8 @@ from solvers import dps
 from torch import Tensor
 
 from stmd_sdk import Noise, Sampler, VPSchedule
-from stmd_sdk.chain import FreeNoising, RangeNoising, metropolis
-from stmd_sdk.chunks import chunked
-from stmd_sdk.draws import ChainDraws, run_chains, run_particles
+from stmd_sdk.diffusion.loop import time_grid
+from stmd_sdk.diffusion.posterior import Posterior
 from stmd_sdk.evaluation import (
     GaussianMixture,
     MixturePosterior,
@@ -38,11 +37,12 @@ from stmd_sdk.evaluation import (
 )
 from stmd_sdk.evaluation.controls import MeanPosterior
 from stmd_sdk.files import check_writable, written_whole
-from stmd_sdk.loop import time_grid
+from stmd_sdk.inference.chain import FreeNoising, RangeNoising, metropolis
+from stmd_sdk.inference.draws import ChainDraws, run_chains, run_particles
+from stmd_sdk.inference.steering import steered_sde
+from stmd_sdk.inference.summary import posterior_summary
 from stmd_sdk.operators import GaussianNoise, Matrix, Measurement, gaussian_projections
-from stmd_sdk.posterior import Posterior
-from stmd_sdk.steering import steered_sde
-from stmd_sdk.summary import posterior_summary
+from stmd_sdk.runs.chunks import chunked
 
 SCHEDULE = VPSchedule()
 SLANT, Y = torch.tensor([[1.2, -0.8]]), torch.tensor([-1.0])

@@ -28,13 +28,13 @@ from rich.table import Table
 from solvers import ddim, dpm_solver
 from torch import Tensor
 
+from stmd_sdk.diffusion.loop import time_grid
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import Quality, Reference, reference
 from stmd_sdk.evaluation.statistics import spread
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
-from stmd_sdk.loop import time_grid
-from stmd_sdk.noise import Noise
 from stmd_sdk.sampler import Sampler
 
 BATCH = 500

@@ -19,13 +19,13 @@ from solvers import dps
 from torch import Tensor
 
 from stmd_sdk import DataError, InferenceError, InferenceWarning, Noise, Sampler
-from stmd_sdk.arrays import ArrayData
-from stmd_sdk.data import load_data
+from stmd_sdk.data.arrays import ArrayData
+from stmd_sdk.data.load import load_data
+from stmd_sdk.diffusion.loop import time_grid
+from stmd_sdk.diffusion.posterior import STMDPosterior
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
-from stmd_sdk.loop import time_grid
 from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool, box_mask
-from stmd_sdk.posterior import STMDPosterior
 
 DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
 CLASS_WEIGHTS = (0, 1, 0, 1, 0, 2, 0, 2, 0, 4)

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stmd_sdk.noise import Noise
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import Posterior
+from stmd_sdk.diffusion.schedule import VPSchedule, expand
 from stmd_sdk.operators import Operator
-from stmd_sdk.posterior import Posterior
-from stmd_sdk.schedule import VPSchedule, expand
 
 __all__ = ["ddim", "dpm_solver", "dps"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from measuring import environment, interleaved, measured_machine, peak_memory, ratio_clock
 
-from stmd_sdk.noise import Noise
+from stmd_sdk.diffusion.noise import Noise
 from stmd_training.losses import EnergyScore, FlowLoss, STMDLoss
 from stmd_training.processes import ALONE
 from stmd_training.recipe import load_recipe

@@ -6,9 +6,9 @@ import jaxtyping
 import pytest
 import torch
 
-from stmd_sdk.posterior import Network
-from stmd_sdk.schedule import VPSchedule
-from stmd_sdk.target import ResidualTarget, X0Target
+from stmd_sdk.diffusion.posterior import Network
+from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 
 
 def pytest_configure(config):

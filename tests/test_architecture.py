@@ -15,6 +15,23 @@ FILES = {
     for folder in (*PACKAGES.values(), ROOT / "benchmarks")
     for path in sorted(folder.rglob("*.py"))
 }
+# The rooms of the SDK: each may import those below it, none above. The root modules but `sampler` are the ground.
+ROOMS = (
+    "cli",
+    "evaluation",
+    "sampler",
+    "runs",
+    "backends",
+    "data",
+    "models",
+    "inference",
+    "mixtures",
+    "operators",
+    "codecs",
+    "networks",
+    "diffusion",
+)
+GROUND = ("images", "console", "progress", "config", "files", "checks", "errors")
 # Random functions of PyTorch that read its global generator where no generator is given.
 DRAWS = {
     "rand",
@@ -88,6 +105,51 @@ def test_packages_see_only_what_is_below_them(package, forbidden):
     assert _importers(_files_of(package), *forbidden) == set()
 
 
+def _room_of(module):
+    """``networks`` of ``stmd_sdk.networks.unet``; the package itself, which names them all lazily, is in none."""
+    _, _, below = module.partition(".")
+    return below.partition(".")[0]
+
+
+def _absolute_imports(name, tree):
+    """Every module of the SDK that one of its files imports, relative names made absolute."""
+    package = Path(name).relative_to("sdk").parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = ".".join(package[: len(package) - node.level + 1])
+            module = f"{base}.{node.module}" if node.module else base
+            yield from (f"{module}.{alias.name}" for alias in node.names) if module == "stmd_sdk" else [module]
+    yield from (imported for imported in _imports(tree) if imported.startswith("stmd_sdk."))
+
+
+def _climbing(files):
+    """What is wrong with the imports between rooms, a line each."""
+    order = {room: place for place, room in enumerate((*ROOMS, *GROUND))}
+    for name, tree in files.items():
+        own = _room_of(".".join(Path(name).relative_to("sdk").with_suffix("").parts))
+        if own in ("__init__", "__main__"):
+            continue
+        for imported in sorted(set(_absolute_imports(name, tree))):
+            room = _room_of(imported)
+            if room in order and order[room] < order[own]:
+                yield f"{name} imports {imported}: {own} may import {', '.join((*ROOMS, *GROUND)[order[own] + 1 :])}"
+
+
+def test_rooms_import_only_those_below_them():
+    assert list(_climbing(_files_of("stmd_sdk"))) == []
+
+
+def test_an_import_that_climbs_is_found_and_explained():
+    tree = ast.parse("from ..sampler import Sampler\nfrom ..diffusion import noise\nfrom .dit import DiT")
+    (line,) = _climbing({"sdk/stmd_sdk/networks/unet.py": tree})
+    assert line.startswith("sdk/stmd_sdk/networks/unet.py imports stmd_sdk.sampler: networks may import diffusion, ")
+
+
+def test_every_module_has_its_place_in_the_order():
+    found = {_room_of(".".join(Path(name).relative_to("sdk").with_suffix("").parts)) for name in _files_of("stmd_sdk")}
+    assert found - {"__init__", "__main__"} == {*ROOMS, *GROUND}
+
+
 def test_nothing_that_executes_a_file_is_used():
     assert _importers(FILES, "pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal") == set()
     loads = ("torch.load", "torch.save", "torch.jit.load", "torch.package")
@@ -121,7 +183,7 @@ def test_the_schedule_alone_knows_beta():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("beta_min", "beta_max")
     }
-    assert readers == {"sdk/stmd_sdk/schedule.py"}
+    assert readers == {"sdk/stmd_sdk/diffusion/schedule.py"}
 
 
 def test_diffusers_is_imported_by_the_u_net_alone_when_a_module_is_imported():

@@ -107,7 +107,7 @@ def _export(
     quiet: bool,
 ) -> None:  # fmt: skip
     from stmd_sdk.backends.flavours import load_flavour  # noqa: PLC0415
-    from stmd_sdk.checkpoint import read_spec, resolve_model  # noqa: PLC0415
+    from stmd_sdk.models.checkpoint import read_spec, resolve_model  # noqa: PLC0415
 
     from .engine import check_architectures  # noqa: PLC0415
     from .engine_export import export_engine  # noqa: PLC0415

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from stmd_sdk.artefact import Kind, Precision
 from stmd_sdk.backends.flavours import tensorrt_log
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.models.artefact import Kind, Precision
 
 from .errors import EngineError
 

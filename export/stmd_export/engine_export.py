@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from stmd_sdk.artefact import Artefact, Precision, read_onnx
 from stmd_sdk.backends.flavours import load_flavour
 from stmd_sdk.backends.onnx import load_onnx
 from stmd_sdk.backends.tensorrt import (
@@ -25,6 +24,7 @@ from stmd_sdk.backends.tensorrt import (
     read_engine,
 )
 from stmd_sdk.errors import CheckpointError, OutputError
+from stmd_sdk.models.artefact import Artefact, Precision, read_onnx
 
 from .engine import MIN_OPSET, build, check_architectures
 from .onnx_export import report_path, versions

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stmd_sdk.errors import requires_extra
-from stmd_sdk.spec import ModelSpec
+from stmd_sdk.models.spec import ModelSpec
 
 from .errors import ExportError
 from .whole import PLACEHOLDER, WholeModule

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stmd_sdk.artefact import Artefact, Precision, data_path, sealed
 from stmd_sdk.backends.onnx import load_onnx
 from stmd_sdk.backends.session import open_session, runtime
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.backends.torch import TorchNetwork
-from stmd_sdk.checkpoint import load_model, resolve_model
+from stmd_sdk.diffusion.loop import time_grid
+from stmd_sdk.diffusion.posterior import Network
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extra
-from stmd_sdk.loop import time_grid
-from stmd_sdk.posterior import Network
+from stmd_sdk.models.artefact import Artefact, Precision, data_path, sealed
+from stmd_sdk.models.checkpoint import load_model, resolve_model
+from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.sampler import Sampler
-from stmd_sdk.spec import ModelSpec
 
 from .graph import OPSET, OPSET_BF16, trace_network, trace_sampler
 from .parity import Parity, network_parity, sampler_parity

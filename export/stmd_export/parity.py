@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stmd_sdk.artefact import Precision
+from stmd_sdk.diffusion.loop import reverse_sde, time_grid
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import Network
 from stmd_sdk.evaluation.distances import distance_blocks
-from stmd_sdk.loop import reverse_sde, time_grid
-from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import Network
+from stmd_sdk.models.artefact import Precision
+from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.sampler import Sampler
-from stmd_sdk.spec import ModelSpec
 
 from .errors import ParityError
 

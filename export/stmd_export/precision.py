@@ -10,8 +10,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from stmd_sdk.artefact import Precision
 from stmd_sdk.errors import requires_extra
+from stmd_sdk.models.artefact import Precision
 from stmd_sdk.networks.embedding import TimesEmbedding
 
 from .errors import ExportError

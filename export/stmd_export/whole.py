@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stmd_sdk.spec import ModelSpec
-from stmd_sdk.whole import GivenNoise, whole_run
+from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.runs.whole import GivenNoise, whole_run
 
 __all__ = ["PLACEHOLDER", "WholeModule"]
 

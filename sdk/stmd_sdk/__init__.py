@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .draws import ChainDraws, SteeredDraws
+    from .diffusion.noise import Noise
+    from .diffusion.posterior import Network, Posterior
+    from .diffusion.schedule import VPSchedule
     from .errors import (
         CheckpointError,
         DataError,
@@ -24,18 +26,16 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .images import grid, to_images
-    from .noise import Noise
-    from .posterior import Network, Posterior
+    from .inference.draws import ChainDraws, SteeredDraws
+    from .inference.summary import PosteriorSummary, posterior_summary
+    from .models.spec import ModelSpec
     from .sampler import Sampler
-    from .schedule import VPSchedule
-    from .spec import ModelSpec
-    from .summary import PosteriorSummary, posterior_summary
 
 __version__ = "0.1.0"
 
 # Names are imported when first used: `stmd --help` and the torch-free parts must not wait for PyTorch.
 HOMES = {
-    "ChainDraws": "draws",
+    "ChainDraws": "inference.draws",
     "CheckpointError": "errors",
     "DataError": "errors",
     "DeviceError": "errors",
@@ -43,19 +43,19 @@ HOMES = {
     "InferenceWarning": "errors",
     "InvalidArgumentError": "errors",
     "MissingExtraError": "errors",
-    "ModelSpec": "spec",
-    "Network": "posterior",
-    "Noise": "noise",
+    "ModelSpec": "models.spec",
+    "Network": "diffusion.posterior",
+    "Noise": "diffusion.noise",
     "OutputError": "errors",
-    "Posterior": "posterior",
-    "PosteriorSummary": "summary",
+    "Posterior": "diffusion.posterior",
+    "PosteriorSummary": "inference.summary",
     "Sampler": "sampler",
-    "SteeredDraws": "draws",
+    "SteeredDraws": "inference.draws",
     "StmdError": "errors",
     "TrainingError": "errors",
-    "VPSchedule": "schedule",
+    "VPSchedule": "diffusion.schedule",
     "grid": "images",
-    "posterior_summary": "summary",
+    "posterior_summary": "inference.summary",
     "to_images": "images",
 }
 

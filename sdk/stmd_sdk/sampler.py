@@ -12,26 +12,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .backends.captured import capturing
-from .backends.opening import open_model
-from .chain import metropolis, noising_for
-from .checkpoint import resolve_model
 from .checks import check_integer
-from .chunks import chunked, in_chunks, rows_at_once
-from .draws import ChainDraws, SteeredDraws, run_chains, run_particles
+from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
+from .diffusion.noise import Noise
+from .diffusion.posterior import Network, Posterior, bounded
 from .errors import InvalidArgumentError
-from .guidance import Guide, LogLikelihood, RangeNullGuide
-from .inputs import BUCKET, noise_of, state_of, whole_buckets
-from .loop import Steps, reverse_sde, time_grid, times_of_rows
-from .noise import Noise
+from .inference.chain import metropolis, noising_for
+from .inference.draws import ChainDraws, SteeredDraws, run_chains, run_particles
+from .inference.guidance import Guide, LogLikelihood, RangeNullGuide
+from .inference.resampling import check_powers, check_share
+from .inference.steering import steered_sde
+from .inference.summary import posterior_summary
+from .models.checkpoint import resolve_model
+from .models.spec import ModelSpec
 from .operators import LinearOperator, check_linear, check_measurement, check_reachable
-from .posterior import Network, Posterior, bounded
 from .progress import progress_bar
-from .spec import ModelSpec
-from .steering import steered_sde
-from .summary import posterior_summary
-from .weights import check_powers, check_share
-from .whole import whole_run
+from .runs.captured import capturing
+from .runs.chunks import chunked, in_chunks, rows_at_once
+from .runs.inputs import BUCKET, noise_of, state_of, whole_buckets
+from .runs.opening import open_model
+from .runs.whole import whole_run
 
 __all__ = ["Sampler"]
 

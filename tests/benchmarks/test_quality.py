@@ -8,10 +8,10 @@ import quality
 import torch
 from solvers import ddim, dpm_solver
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.schedule import VPSchedule, expand
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.noise import Noise
 from stmd_sdk.sampler import time_grid
-from stmd_sdk.schedule import VPSchedule, expand
 
 SCHEDULE, DEVIATION = VPSchedule(), 0.5
 

@@ -3,7 +3,7 @@
 import restoration
 import torch
 
-from stmd_sdk.noise import Noise
+from stmd_sdk.diffusion.noise import Noise
 
 
 def test_scores_tell_exchangeable_draws_from_narrow_ones():

@@ -8,10 +8,10 @@ import torch
 
 from stmd_export import Whole, export_onnx, onnx_export
 from stmd_sdk.backends.tensorrt import BatchProfile
-from stmd_sdk.checkpoint import save_model
-from stmd_sdk.codec import PixelCodec, VectorCodec
+from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
+from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
-from stmd_sdk.spec import ModelSpec
 
 BATCH = BatchProfile(1, 4, 65)  # diffusers branches at a batch of 64
 NETWORKS = {

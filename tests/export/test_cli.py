@@ -12,7 +12,7 @@ from stmd_export.onnx_export import report_path
 from stmd_sdk import Sampler
 from stmd_sdk.backends.flavours import installed_flavours
 from stmd_sdk.backends.tensorrt import manifest_path
-from stmd_sdk.runner import WholeSampler
+from stmd_sdk.runs.exported import WholeSampler
 
 
 def run(*arguments):

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 from stmd_export import EngineError, engine, engine_export, export_engine
 from stmd_export.engine_export import default_cache, engine_key
 from stmd_export.onnx_export import report_path
-from stmd_sdk.artefact import read_onnx, sealed
 from stmd_sdk.backends.flavours import load_flavour
 from stmd_sdk.backends.tensorrt import BatchProfile, manifest_path, read_engine
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, OutputError
+from stmd_sdk.models.artefact import read_onnx, sealed
 
 trt = pytest.importorskip("tensorrt_rtx")
 BATCH = BatchProfile(1, 4, 8)

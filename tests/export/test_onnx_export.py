@@ -11,10 +11,10 @@ from stmd_export import ExportError, ParityError, Whole, export_onnx, graph, onn
 from stmd_export.onnx_export import report_path
 from stmd_export.parity import two_sample_p_value
 from stmd_sdk import Noise, Sampler
-from stmd_sdk.artefact import read_onnx
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, OutputError
-from stmd_sdk.runner import WholeSampler
+from stmd_sdk.models.artefact import read_onnx
+from stmd_sdk.runs.exported import WholeSampler
 
 NETWORKS = ["mlp", "dit", "unet"]
 

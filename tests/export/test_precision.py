@@ -10,8 +10,8 @@ from stmd_export import ExportError
 from stmd_export.onnx_export import report_path
 from stmd_export.precision import check_precision, lowered
 from stmd_sdk import Sampler
-from stmd_sdk.checkpoint import load_model
 from stmd_sdk.errors import CheckpointError
+from stmd_sdk.models.checkpoint import load_model
 
 
 @pytest.mark.parametrize(("name", "precision", "kind"), [("unet", "fp16", "FLOAT16"), ("mlp", "bf16", "BFLOAT16")])

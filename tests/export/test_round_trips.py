@@ -11,12 +11,12 @@ from stmd_export import Whole, export_onnx, onnx_export
 from stmd_export.onnx_export import report_path
 from stmd_sdk import ModelSpec, Noise, Sampler
 from stmd_sdk.backends.tensorrt import BatchProfile
-from stmd_sdk.codec import LatentCodec, PixelCodec, VectorCodec
+from stmd_sdk.codecs.codec import LatentCodec, PixelCodec, VectorCodec
+from stmd_sdk.codecs.vae import WEIGHTS
 from stmd_sdk.evaluation import mixture
-from stmd_sdk.local_gaussians import LocalGaussians
+from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.networks import PRESETS, MLPConfig
-from stmd_sdk.runner import WholeSampler
-from stmd_sdk.vae import WEIGHTS
+from stmd_sdk.runs.exported import WholeSampler
 
 BATCH = BatchProfile(1, 2, 3)
 # The 37.5 M network's blocks, attention and padding at narrow channels, which export in a third of its time.

@@ -85,7 +85,7 @@ def test_one_clause_catches_every_error(name):
             "import stmd_sdk; stmd_sdk.Sampler",
             ["diffusers", "matplotlib", "onnxruntime", "sklearn", "tensorrt"],
         ),
-        ("import stmd_sdk.philox", ["torch", "diffusers"]),
+        ("import stmd_sdk.diffusion.philox", ["torch", "diffusers"]),
     ],
 )
 def test_importing_waits_for_nothing_that_is_not_needed(program, absent):

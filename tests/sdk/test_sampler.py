@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from stmd_sdk import CheckpointError, DeviceError, InvalidArgumentError, ModelSpec, Noise, Sampler, VPSchedule
-from stmd_sdk.checkpoint import save_model
-from stmd_sdk.chunks import rows_at_once
-from stmd_sdk.codec import PixelCodec, VectorCodec
-from stmd_sdk.devices import resolve_device
+from stmd_sdk.backends.devices import resolve_device
+from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
+from stmd_sdk.diffusion.target import X0Target
+from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.networks import MLPConfig, UNetConfig
-from stmd_sdk.target import X0Target
+from stmd_sdk.runs.chunks import rows_at_once
 
 CPU = torch.device("cpu")
 MEAN, DEVIATION = 0.5, 0.7

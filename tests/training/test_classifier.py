@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from stmd_sdk.data import load_data
+from stmd_sdk.data.labels import load_labels
+from stmd_sdk.data.load import load_data
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.features import load_classifier
-from stmd_sdk.labels import load_labels
 from stmd_training.classifier import train_classifier
 
 RNG = np.random.default_rng(0)

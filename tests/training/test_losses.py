@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import STMDPosterior
+from stmd_sdk.diffusion.schedule import VPSchedule, expand
+from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.networks import UNetConfig, build_network
-from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import STMDPosterior
-from stmd_sdk.schedule import VPSchedule, expand
-from stmd_sdk.target import ResidualTarget, X0Target
 from stmd_training.losses import DDPMLoss, EnergyScore, FlowLoss, MeanFlowLoss, STMDLoss
 from stmd_training.times import TimeSampler
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stmd_sdk.data import load_data
+from stmd_sdk.data.load import load_data
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.noise import Noise
 from stmd_training.batches import batches_of
 from stmd_training.processes import Processes
 from stmd_training.recipe import load_recipe

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from stmd_sdk.checkpoint import load_model
+from stmd_sdk.data.latents import cache_latents
 from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError
-from stmd_sdk.latents import cache_latents
+from stmd_sdk.models.checkpoint import load_model
 from stmd_sdk.networks import PRESETS
 from stmd_training.recipe import load_recipe
 from stmd_training.run import Run
@@ -56,7 +56,7 @@ def test_latents_of_another_vae_and_an_absent_vae_are_refused_before_training(tm
         Run(load_recipe("celeba", ("shape=[4, 8, 8]",)), data, tmp_path / "run")
     weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
-    from stmd_sdk.vae import load_vae
+    from stmd_sdk.codecs.vae import load_vae
 
     load_vae.cache_clear()
     with pytest.raises(CheckpointError, match="no VAE at"):

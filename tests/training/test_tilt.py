@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from stmd_sdk import InferenceError, InferenceWarning, InvalidArgumentError, ModelSpec, Noise, Sampler, TrainingError
-from stmd_sdk.arrays import ArrayData, WeightedData
-from stmd_sdk.checkpoint import load_model, read_spec
-from stmd_sdk.codec import VectorCodec
+from stmd_sdk.codecs.codec import VectorCodec
+from stmd_sdk.data.arrays import ArrayData, WeightedData
 from stmd_sdk.evaluation import conditioned, energy_distance, mixture
+from stmd_sdk.models.checkpoint import load_model, read_spec
 from stmd_sdk.networks import MLPConfig
 from stmd_training.batches import POOL, batches_of
 from stmd_training.run import Run

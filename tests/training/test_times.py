@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.noise import Noise
 from stmd_training.times import TimeSampler
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stmd_sdk.checkpoint import load_model
-from stmd_sdk.data import load_data
+from stmd_sdk.data.load import load_data
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError, OutputError, TrainingError
-from stmd_sdk.local_gaussians import LocalGaussians
+from stmd_sdk.mixtures.local import LocalGaussians
+from stmd_sdk.models.checkpoint import load_model
 from stmd_sdk.networks import MLPConfig
-from stmd_sdk.noise import Noise
 from stmd_training.batches import batches_of
 from stmd_training.losses import EnergyScore
 from stmd_training.recipe import load_recipe, recipe_names

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from stmd_sdk.arrays import ArrayData, ShardedData, WeightedData
-from stmd_sdk.evaluation.mixtures import GaussianMixture
-from stmd_sdk.noise import Noise
+from stmd_sdk.data.arrays import ArrayData, ShardedData, WeightedData
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.mixtures.law import GaussianMixture
 
 __all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_of"]
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from stmd_sdk.codecs.vae import SD_VAE_FT_EMA
 from stmd_sdk.console import console, exit_on_error
-from stmd_sdk.vae import SD_VAE_FT_EMA
 
 __all__ = ["main"]
 
@@ -30,9 +30,9 @@ def _cache(
     stmd-train celeba --data celeba-latents
     """
     with exit_on_error():
-        from stmd_sdk.codec import LatentCodec  # noqa: PLC0415  after --help has been answered
-        from stmd_sdk.devices import resolve_device  # noqa: PLC0415
-        from stmd_sdk.latents import cache_latents  # noqa: PLC0415
+        from stmd_sdk.backends.devices import resolve_device  # noqa: PLC0415
+        from stmd_sdk.codecs.codec import LatentCodec  # noqa: PLC0415  after --help has been answered
+        from stmd_sdk.data.latents import cache_latents  # noqa: PLC0415
 
         with Progress(disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task("pictures", total=None)

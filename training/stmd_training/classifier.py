@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stmd_sdk.console import console, exit_on_error
-from stmd_sdk.data import ArrayData, load_data
+from stmd_sdk.data.labels import load_labels
+from stmd_sdk.data.load import ArrayData, load_data
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
 from stmd_sdk.files import check_writable, written_whole
-from stmd_sdk.labels import load_labels
 
 from .batches import ArrayBatches
 

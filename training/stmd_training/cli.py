@@ -100,8 +100,8 @@ def _tilt(
 ) -> None:  # fmt: skip
     import torch  # noqa: PLC0415  after --help has been answered
 
+    from stmd_sdk.diffusion.noise import Noise  # noqa: PLC0415
     from stmd_sdk.files import check_writable  # noqa: PLC0415
-    from stmd_sdk.noise import Noise  # noqa: PLC0415
     from stmd_sdk.sampler import Sampler  # noqa: PLC0415
 
     from .batches import POOL  # noqa: PLC0415
@@ -135,8 +135,8 @@ def _train(
 ) -> None:  # fmt: skip
     import torch  # noqa: PLC0415  after --help has been answered
 
-    from stmd_sdk.data import load_data  # noqa: PLC0415
-    from stmd_sdk.devices import resolve_device  # noqa: PLC0415
+    from stmd_sdk.backends.devices import resolve_device  # noqa: PLC0415
+    from stmd_sdk.data.load import load_data  # noqa: PLC0415
 
     from .processes import joined_processes  # noqa: PLC0415
     from .recipe import load_recipe  # noqa: PLC0415

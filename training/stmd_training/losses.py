@@ -15,15 +15,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import (
+    TAU_FLOOR,
+    DDPMPosterior,
+    MeanFlowPosterior,
+    Network,
+    Output,
+    Posterior,
+    STMDPosterior,
+)
+from stmd_sdk.diffusion.schedule import VPSchedule, expand
+from stmd_sdk.diffusion.target import AbstractAffineTarget, AbstractTarget, X0Target
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import TAU_FLOOR, DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
-from stmd_sdk.schedule import VPSchedule, expand
-from stmd_sdk.target import AbstractAffineTarget, AbstractTarget, X0Target
 
 from .forward_mode import value_and_derivative
+from .learned_weights import LossWeights
 from .times import TimeSampler
-from .weights import LossWeights
 
 __all__ = ["DDPMLoss", "Derivative", "EnergyScore", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss"]
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stmd_sdk.codec import Codec, PixelCodec
+from stmd_sdk.codecs.codec import Codec, PixelCodec
 from stmd_sdk.config import read_config
+from stmd_sdk.diffusion.posterior import Output
+from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.local_gaussians import LocalGaussians
+from stmd_sdk.mixtures.local import LocalGaussians
+from stmd_sdk.models.spec import Fact, ModelSpec, Objective, Target
 from stmd_sdk.networks import PRESETS, NetworkConfig
-from stmd_sdk.posterior import Output
-from stmd_sdk.schedule import VPSchedule
-from stmd_sdk.spec import Fact, ModelSpec, Objective, Target
 
+from .learned_weights import LossWeights
 from .losses import DDPMLoss, EnergyScore, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
-from .weights import LossWeights
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 

@@ -24,17 +24,17 @@ from rich.progress import (
 
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
-from stmd_sdk.checkpoint import save_model
-from stmd_sdk.codec import Codec, LatentCodec
+from stmd_sdk.codecs.codec import Codec, LatentCodec
 from stmd_sdk.errors import DataError, TrainingError
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
+from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.spec import Fact, ModelSpec
 from stmd_sdk.sampler import Sampler
-from stmd_sdk.spec import Fact, ModelSpec
 
 from .batches import TrainingData, batches_of
+from .fitting import measured_spec
 from .log import RunLog
-from .measured import measured_spec
 from .processes import ALONE, Processes
 from .recipe import Recipe
 from .state import load_state, save_state

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from stmd_sdk.arrays import ArrayData, ShardedData
-from stmd_sdk.codec import Codec, LatentCodec
-from stmd_sdk.data import load_data
-from stmd_sdk.evaluation.mixtures import MIXTURES, GaussianMixture
+from stmd_sdk.codecs.codec import Codec, LatentCodec
+from stmd_sdk.data.arrays import ArrayData, ShardedData
+from stmd_sdk.data.latents import cache_latents
+from stmd_sdk.data.load import load_data
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.files import written_whole
 from stmd_sdk.images import to_images
-from stmd_sdk.latents import cache_latents
+from stmd_sdk.mixtures.law import MIXTURES, GaussianMixture
 from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, NetworkConfig, UNetConfig
-from stmd_sdk.noise import Noise
 
 from .recipe import Recipe
 

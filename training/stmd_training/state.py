@@ -9,9 +9,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stmd_sdk.checkpoint import read_tensors
 from stmd_sdk.errors import CheckpointError, TrainingError
 from stmd_sdk.files import written_whole
+from stmd_sdk.models.checkpoint import read_tensors
 
 from .recipe import Recipe
 from .trainer import TrainState

@@ -18,18 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stmd_sdk.arrays import ArrayData, WeightedData
-from stmd_sdk.checkpoint import load_model, resolve_model
 from stmd_sdk.checks import check_integer
-from stmd_sdk.chunks import rows_at_once
+from stmd_sdk.data.arrays import ArrayData, WeightedData
+from stmd_sdk.diffusion.loop import Steps
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InferenceWarning, InvalidArgumentError, TrainingError
-from stmd_sdk.guidance import evaluate
-from stmd_sdk.loop import Steps
-from stmd_sdk.noise import Noise
+from stmd_sdk.inference.guidance import evaluate
+from stmd_sdk.inference.resampling import effective_share, log_mean, next_temperature
+from stmd_sdk.models.checkpoint import load_model, resolve_model
+from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.progress import progress_bar
+from stmd_sdk.runs.chunks import rows_at_once
 from stmd_sdk.sampler import Sampler
-from stmd_sdk.spec import ModelSpec
-from stmd_sdk.weights import effective_share, log_mean, next_temperature
 
 from .recipe import Recipe, load_recipe
 from .trainer import Base

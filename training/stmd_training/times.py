@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.noise import Noise
 
 __all__ = ["TimeSampler"]
 

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import Network
 from stmd_sdk.errors import TrainingError
-from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import Network
-from stmd_sdk.spec import ModelSpec
+from stmd_sdk.models.spec import ModelSpec
 
 from .batches import LOSS, Batches
+from .learned_weights import LossWeights
 from .losses import Loss
 from .processes import ALONE, Processes
 from .recipe import Recipe
-from .weights import LossWeights
 
 __all__ = ["Base", "Step", "TrainState", "learning_rate", "train"]
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..artefact import read_onnx
 from ..checks import refuse_gradients
 from ..errors import CheckpointError, InvalidArgumentError
-from ..spec import ModelSpec
+from ..models.artefact import read_onnx
+from ..models.spec import ModelSpec
 from .session import has_cuda_provider, open_session, runtime
 
 __all__ = ["OnnxNetwork", "bind", "default_device", "load_onnx"]

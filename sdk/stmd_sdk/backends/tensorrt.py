@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..artefact import Artefact
 from ..checks import refuse_gradients
 from ..config import read_config
 from ..errors import CheckpointError, DeviceError, InvalidArgumentError
-from ..spec import ModelSpec
+from ..models.artefact import Artefact
+from ..models.spec import ModelSpec
 from .flavours import load_flavour, tensorrt_log
 
 __all__ = [

@@ -1,4 +1,8 @@
-"""How true a sampler's draws are: certificates, coverage, distances, Wasserstein bounds, exact mixtures."""
+"""How true a sampler's draws are: certificates, coverage, distances, Wasserstein bounds; and exact mixtures.
+
+May import the sampler and all below it. To add a measure: a function of joint draws in a module of its own, and a line
+where ``kernel.py`` or ``coverage.py`` lists what is measured.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..mixtures.conditioning import conditioned
+    from ..mixtures.law import GaussianMixture, MixturePosterior, exact_velocity, mixture
     from .bounds import (
         bounded_start,
         consistency_monitor,
@@ -16,7 +22,6 @@ if TYPE_CHECKING:
         transition_bound,
     )
     from .certify import certify_model
-    from .conditioning import conditioned
     from .controls import control_posteriors
     from .coverage import heldout_certificate
     from .distances import energy_distance, frechet_distance, mmd, sliced_w2
@@ -24,7 +29,6 @@ if TYPE_CHECKING:
     from .finding import Certificate, Finding
     from .joint import JointDraws, joint_draws
     from .kernel import control_certificates, kernel_certificate
-    from .mixtures import GaussianMixture, MixturePosterior, exact_velocity, mixture
     from .neighbours import Neighbourhood, neighbourhood
     from .quality import Quality, QualityReport, Reference, evaluate_model, reference
     from .report import Report
@@ -37,9 +41,9 @@ HOMES = {
     "Estimate": "statistics",
     "Features": "features",
     "Finding": "finding",
-    "GaussianMixture": "mixtures",
+    "GaussianMixture": ".mixtures.law",
     "JointDraws": "joint",
-    "MixturePosterior": "mixtures",
+    "MixturePosterior": ".mixtures.law",
     "Neighbourhood": "neighbours",
     "Quality": "quality",
     "QualityReport": "quality",
@@ -47,14 +51,14 @@ HOMES = {
     "Report": "report",
     "bounded_start": "bounds",
     "certify_model": "certify",
-    "conditioned": "conditioning",
+    "conditioned": ".mixtures.conditioning",
     "consistency_monitor": "bounds",
     "control_certificates": "kernel",
     "control_posteriors": "controls",
     "coupled_start": "bounds",
     "energy_distance": "distances",
     "evaluate_model": "quality",
-    "exact_velocity": "mixtures",
+    "exact_velocity": ".mixtures.law",
     "flow_residual": "bounds",
     "frechet_distance": "distances",
     "heldout_certificate": "coverage",
@@ -63,7 +67,7 @@ HOMES = {
     "lipschitz_start": "bounds",
     "load_classifier": "features",
     "load_features": "features",
-    "mixture": "mixtures",
+    "mixture": ".mixtures.law",
     "mmd": "distances",
     "neighbourhood": "neighbours",
     "reference": "quality",

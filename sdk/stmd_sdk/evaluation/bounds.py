@@ -24,11 +24,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import VPSchedule, expand
+from ..diffusion.target import AbstractAffineTarget
 from ..errors import InvalidArgumentError
-from ..noise import Noise
-from ..posterior import Posterior
-from ..schedule import VPSchedule, expand
-from ..target import AbstractAffineTarget
 from .statistics import Estimate, estimate, mean_estimate
 
 __all__ = [
@@ -42,14 +42,14 @@ __all__ = [
 ]
 
 AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""u(z, r, τ, x_t, t), as :meth:`stmd_sdk.posterior.STMDPosterior.velocity`, on a network with derivatives.
+"""u(z, r, τ, x_t, t), as :meth:`stmd_sdk.diffusion.posterior.STMDPosterior.velocity`, on a network with derivatives.
 
 The module itself (``sampler.network.module`` of a sampler loaded with ``eager=True``), not the backend around it,
 which evaluates without them.
 """
 
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""v(z, τ, x_t, t), as :func:`.mixtures.exact_velocity` with its first three arguments bound."""
+"""v(z, τ, x_t, t), as :func:`stmd_sdk.mixtures.law.exact_velocity` with its first three arguments bound."""
 
 
 def flow_residual(

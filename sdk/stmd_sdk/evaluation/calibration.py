@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.schedule import VPSchedule
+from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
-from ..noise import Noise
-from ..schedule import VPSchedule
-from ..target import ResidualTarget
 from .joint import JointDraws
 from .statistics import Estimate, bridge_quantile, chi_square_p_value, estimate, mean_estimate, ratio_estimate
 

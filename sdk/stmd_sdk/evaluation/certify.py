@@ -7,17 +7,17 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from ..arrays import ArrayData, ShardedData
 from ..checks import check_integer
-from ..data import load_data
+from ..data.arrays import ArrayData, ShardedData
+from ..data.load import load_data
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
 from ..errors import InvalidArgumentError, OutputError
 from ..files import check_writable
-from ..noise import Noise
-from ..posterior import Posterior
+from ..mixtures.law import GaussianMixture
 from ..sampler import Sampler
 from .coverage import HELDOUT_PAIRS, HELDOUT_TIMES, heldout_certificate
 from .kernel import CONTROL_PAIRS, PAIRS, control_certificates, kernel_certificate
-from .mixtures import GaussianMixture
 from .plot import Clouds, Gallery, blank_page, clouds, gallery, write_page
 from .report import Report
 

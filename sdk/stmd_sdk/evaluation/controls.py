@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..noise import Noise
-from ..posterior import Posterior
-from ..schedule import VPSchedule
-from .components import Look
-from .mixtures import GaussianMixture
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import VPSchedule
+from ..mixtures.algebra import Look
+from ..mixtures.law import GaussianMixture
 from .oracle import looks
 
 __all__ = ["MeanPosterior", "MomentMatchedPosterior", "ScaledPosterior", "control_posteriors"]

@@ -24,12 +24,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import VPSchedule
+from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
-from ..noise import Noise
-from ..posterior import Posterior
 from ..progress import progress_bar
-from ..schedule import VPSchedule
-from ..target import ResidualTarget
 from .calibration import (
     coverage_curve,
     crps,

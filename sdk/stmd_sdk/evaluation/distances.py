@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
-from ..noise import Noise
 
 __all__ = ["centred", "distance_blocks", "energy_distance", "frechet_distance", "mmd", "sliced_w2"]
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checkpoint import read_tensors
 from ..config import read_config
 from ..errors import CheckpointError, InvalidArgumentError
+from ..models.checkpoint import read_tensors
 
 __all__ = ["BUNDLED_CLASSIFIERS", "Classifier", "ClassifierFacts", "Features", "load_classifier", "load_features"]
 

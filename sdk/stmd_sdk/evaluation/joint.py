@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import VPSchedule
 from ..errors import InvalidArgumentError
-from ..noise import Noise
-from ..posterior import Posterior
-from ..schedule import VPSchedule
 
 __all__ = ["JointDraws", "check_data", "check_posterior", "check_times", "draw", "joint_draws"]
 

@@ -31,23 +31,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import VPSchedule
 from ..errors import InvalidArgumentError
-from ..noise import Noise
-from ..posterior import Posterior
+from ..mixtures.law import GaussianMixture
 from ..progress import progress_bar
-from ..schedule import VPSchedule
 from .controls import control_posteriors
 from .coverage import calibration_findings
 from .finding import Certificate, Curves, Finding, z_p_value
 from .joint import JointDraws, check_posterior, check_times, draw
-from .mixtures import GaussianMixture
 from .oracle import ORACLE_DRAWS, OraclePairs, oracle_pairs, responsibilities
-from .statistics import (
-    Estimate,
-    combined_p_value,
-    mean_estimate,
-    ratio_estimate,
-)
+from .statistics import Estimate, combined_p_value, mean_estimate, ratio_estimate
 
 __all__ = [
     "CONTROL_PAIRS",

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..noise import Noise
-from ..schedule import VPSchedule
-from .components import Look
-from .mixtures import CHUNK, GaussianMixture
+from ..diffusion.noise import Noise
+from ..diffusion.schedule import VPSchedule
+from ..mixtures.algebra import Look
+from ..mixtures.law import CHUNK, GaussianMixture
 
 __all__ = ["ORACLE_DRAWS", "OraclePairs", "looks", "oracle_pairs", "responsibilities"]
 

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import VPSchedule
 from ..errors import requires_extra
 from ..files import written_whole
-from ..noise import Noise
-from ..posterior import Posterior
-from ..schedule import VPSchedule
+from ..mixtures.law import GaussianMixture, MixturePosterior
 from .joint import draw, joint_draws
-from .mixtures import GaussianMixture, MixturePosterior
 from .report import Report
 from .statistics import bridge_quantile
 

@@ -19,9 +19,9 @@ from rich.text import Text
 from torch import Tensor
 
 from .. import __version__
-from ..arrays import ArrayData
 from ..checks import check_integer
-from ..data import load_data
+from ..data.arrays import ArrayData
+from ..data.load import load_data
 from ..errors import DataError, InvalidArgumentError
 from ..files import written_whole
 from ..progress import progress_bar

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
-from ..noise import Noise
 
 __all__ = [
     "NORMAL_95",

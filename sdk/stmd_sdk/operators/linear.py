@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..checks import check_integer
+from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
-from ..noise import Noise
 from .protocol import AbstractLinearOperator
 
 __all__ = [

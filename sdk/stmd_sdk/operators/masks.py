@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..checks import check_integer
+from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
-from ..noise import Noise
 
 __all__ = ["box_mask", "half_mask", "latent_mask", "random_mask", "strokes_mask"]
 

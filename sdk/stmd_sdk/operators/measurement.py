@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
-from ..noise import Noise
 from .protocol import Operator
 
 __all__ = ["GaussianNoise", "Measurement", "NoiseModel", "PoissonNoise"]

@@ -6,10 +6,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from stmd_sdk.artefact import Artefact, sealed
-from stmd_sdk.codec import VectorCodec
+from stmd_sdk.codecs.codec import VectorCodec
+from stmd_sdk.models.artefact import Artefact, sealed
+from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig
-from stmd_sdk.spec import ModelSpec
 
 ARTEFACT = Artefact(kind="network", precision="fp32", opset=21, weights="0" * 64)
 

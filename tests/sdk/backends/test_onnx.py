@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from stmd_sdk import Noise, Sampler
-from stmd_sdk.artefact import read_onnx
 from stmd_sdk.backends import session as sessions
 from stmd_sdk.backends.onnx import bind, load_onnx
 from stmd_sdk.errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError
+from stmd_sdk.models.artefact import read_onnx
 
 CPU = torch.device("cpu")
 

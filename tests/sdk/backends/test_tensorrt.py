@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from stmd_sdk import Sampler
-from stmd_sdk.artefact import Artefact
 from stmd_sdk.backends import flavours
 from stmd_sdk.backends.flavours import load_flavour, tensorrt_log
 from stmd_sdk.backends.tensorrt import (
@@ -21,6 +20,7 @@ from stmd_sdk.backends.tensorrt import (
     read_engine,
 )
 from stmd_sdk.errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError
+from stmd_sdk.models.artefact import Artefact
 
 trt = pytest.importorskip("tensorrt_rtx")
 DATA = b"an engine"

@@ -8,7 +8,7 @@ import torch
 from stmd_sdk import DeviceError, InvalidArgumentError, Noise, Sampler
 from stmd_sdk.backends import torch as backend
 from stmd_sdk.backends.torch import CompiledNetwork, TorchNetwork
-from stmd_sdk.checkpoint import save_model
+from stmd_sdk.models.checkpoint import save_model
 
 CPU = torch.device("cpu")
 

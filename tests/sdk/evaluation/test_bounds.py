@@ -10,6 +10,10 @@ import pytest
 import scipy.stats
 import torch
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.posterior import STMDPosterior
+from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import (
     GaussianMixture,
@@ -22,10 +26,6 @@ from stmd_sdk.evaluation import (
     transition_bound,
 )
 from stmd_sdk.evaluation.bounds import bounded_start
-from stmd_sdk.noise import Noise
-from stmd_sdk.posterior import STMDPosterior
-from stmd_sdk.schedule import VPSchedule
-from stmd_sdk.target import ResidualTarget, X0Target
 
 SCHEDULE = VPSchedule()
 MEAN, DEVIATION, D = 0.7, 0.5, 3

@@ -6,6 +6,8 @@ import pytest
 import scipy.stats
 import torch
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation.calibration import (
     coverage_curve,
@@ -22,8 +24,6 @@ from stmd_sdk.evaluation.calibration import (
 )
 from stmd_sdk.evaluation.joint import JointDraws, check_posterior, draw, joint_draws
 from stmd_sdk.evaluation.statistics import combined_p_value
-from stmd_sdk.noise import Noise
-from stmd_sdk.schedule import VPSchedule
 
 SCHEDULE = VPSchedule()
 T = 0.3

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import heldout_certificate
 from stmd_sdk.evaluation.coverage import _coverage_p_value
 from stmd_sdk.evaluation.statistics import normal_p_value, ratio_estimate
-from stmd_sdk.noise import Noise
-from stmd_sdk.schedule import VPSchedule
 
 SCHEDULE = VPSchedule()
 SIDE = 5

@@ -8,10 +8,10 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import distances as module
 from stmd_sdk.evaluation import energy_distance, frechet_distance, mmd, neighbourhood, sliced_w2
-from stmd_sdk.noise import Noise
 
 
 def two_samples(n, m, d):

@@ -9,6 +9,8 @@ import re
 import pytest
 import torch
 
+from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import (
     GaussianMixture,
@@ -23,8 +25,6 @@ from stmd_sdk.evaluation.finding import Finding
 from stmd_sdk.evaluation.kernel import PAIRS, conditional_energy
 from stmd_sdk.evaluation.oracle import oracle_pairs, responsibilities
 from stmd_sdk.evaluation.statistics import Estimate
-from stmd_sdk.noise import Noise
-from stmd_sdk.schedule import VPSchedule
 
 SCHEDULE = VPSchedule()
 PROBLEM = mixture("mixture2d")

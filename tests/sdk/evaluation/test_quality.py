@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from stmd_sdk.data import load_data
+from stmd_sdk.data.load import load_data
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError
 from stmd_sdk.evaluation.features import BUNDLED_CLASSIFIERS, load_classifier, load_features
 from stmd_sdk.evaluation.quality import evaluate_model, reference, spread
-from stmd_sdk.noise import Noise
 
 
 def test_the_bundled_classifier_is_as_its_facts_say():

@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from stmd_sdk.certify import certify
-from stmd_sdk.checkpoint import save_model
-from stmd_sdk.codec import PixelCodec, VectorCodec
+from stmd_sdk.cli.certify import certify
+from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
+from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import MixturePosterior, control_certificates, kernel_certificate, mixture
 from stmd_sdk.evaluation.certify import certify_model
@@ -22,9 +22,9 @@ from stmd_sdk.evaluation.controls import ScaledPosterior
 from stmd_sdk.evaluation.kernel import TIMES
 from stmd_sdk.evaluation.plot import clouds, write_page
 from stmd_sdk.evaluation.report import Report
+from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig, UNetConfig
-from stmd_sdk.schedule import VPSchedule
-from stmd_sdk.spec import ModelSpec
 
 SCHEDULE = VPSchedule()
 PROBLEM = mixture("mixture2d")

@@ -4,6 +4,7 @@ import pytest
 import scipy.stats
 import torch
 
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation.statistics import (
     bridge_p_value,
@@ -15,7 +16,6 @@ from stmd_sdk.evaluation.statistics import (
     normal_p_value,
     ratio_estimate,
 )
-from stmd_sdk.noise import Noise
 
 
 @pytest.mark.parametrize("z", [-3.2, -0.4, 0.0, 1.0, 4.5])

@@ -1,0 +1,42 @@
+"""``stmd certify``: how true a model's draws are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import console, exit_on_error
+
+__all__ = ["certify"]
+
+
+def certify(
+    model: Annotated[str, typer.Argument(help="A bundled model's name, or a model file.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A mixture, or held-out data; by default the data that the model was trained on."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write OUT.json and OUT.png; by default MODEL-certificate here.")
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="Pairs (x_0, x_t) at each t; by default 16384, 1024 on held-out data.")
+    ] = None,
+    mean_flow_steps: Annotated[int, typer.Option(help="M, network evaluations a draw.")] = 1,
+    seed: Annotated[int, typer.Option(help="The seed of all pairs and draws.")] = 0,
+) -> None:
+    """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails."""
+    # PyTorch takes seconds to import, and `stmd --help` should not wait for it.
+    from ..evaluation.certify import certify_model  # noqa: PLC0415
+
+    with exit_on_error():
+        out = Path(f"{Path(model).stem}-certificate") if out is None else out
+        show = console.is_terminal
+        report = certify_model(
+            model, data, out=out, pairs=pairs, mean_flow_steps=mean_flow_steps, seed=seed, progress=show
+        )
+        console.print(report.table())
+        if not report.passed:
+            raise typer.Exit(1)

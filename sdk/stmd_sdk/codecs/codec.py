@@ -1,0 +1,173 @@
+"""Codecs: between what a user holds (images in [-1, 1], vectors) and what the network sees."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checks import check_integer
+from ..diffusion.noise import Noise
+from ..errors import CheckpointError, InvalidArgumentError
+from .vae import SD_VAE_FT_EMA, load_vae
+
+__all__ = ["AbstractCodec", "Codec", "LatentCodec", "PixelCodec", "VectorCodec"]
+
+ROWS = 8  # images that the VAE sees at once: at 256x256 one activation of eight takes 268 MB
+
+
+class AbstractCodec(ABC):
+    """An encoder and its decoder."""
+
+    @property
+    @abstractmethod
+    def bound(self) -> float | None:
+        """The largest absolute value that the network's data can have; None where there is no range."""
+
+    @abstractmethod
+    def decoded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a sample that the network sees as ``shape``; raises if it can see none of that shape."""
+
+    @abstractmethod
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Load what ``decode`` needs for samples of ``shape``: what is missing is said before any work."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """To what the network sees."""
+
+    @abstractmethod
+    def decode(self, x_0: Tensor) -> Tensor:
+        """To what the user holds."""
+
+
+@final
+@dataclass(frozen=True)
+class PixelCodec(AbstractCodec):
+    """Images in [-1, 1], seen by the network as they are; decoding clamps to the range."""
+
+    kind: Literal["pixels"] = "pixels"
+
+    @property
+    def bound(self) -> float | None:
+        """1."""
+        return 1.0
+
+    def decoded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same."""
+        return shape
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Nothing is needed."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The images themselves."""
+        return x
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """The images, clamped to [-1, 1]."""
+        return x_0.clamp(-1.0, 1.0)
+
+
+@final
+@dataclass(frozen=True)
+class VectorCodec(AbstractCodec):
+    """Vectors without a range, seen by the network as they are."""
+
+    kind: Literal["vector"] = "vector"
+
+    @property
+    def bound(self) -> float | None:
+        """None."""
+        return None
+
+    def decoded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same."""
+        return shape
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Nothing is needed."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The vectors themselves."""
+        return x
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """The vectors themselves."""
+        return x_0
+
+
+@final
+@dataclass(frozen=True)
+class LatentCodec(AbstractCodec):
+    """Images in [-1, 1], seen by the network as the scaled latents of Stable Diffusion's VAE.
+
+    x_0 = s z with z ~ N(mean(x), deviation(x)²) and s = ``scaling_factor`` (Rombach et al., 2022). ``vae`` is a
+    folder, or ``owner/name@commit`` in the local Hugging Face cache; ``sha256`` that of its weights, if they are to
+    be checked. An image side is ``factor`` times the latent's. The VAE is loaded when first used, stays float32 and
+    is never downloaded: :class:`CheckpointError` says how to get it.
+    """
+
+    vae: str = SD_VAE_FT_EMA
+    scaling_factor: float = 0.18215
+    factor: int = 8
+    channels: int = 3
+    sha256: str | None = None
+    kind: Literal["latents"] = "latents"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scaling_factor < math.inf:
+            raise InvalidArgumentError(f"scaling_factor: must be positive and finite, got {self.scaling_factor}")
+        check_integer("factor", self.factor, 1)
+        check_integer("channels", self.channels, 1)
+
+    @property
+    def bound(self) -> float | None:
+        """None."""
+        return None
+
+    def decoded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """[channels, factor h, factor w] of latents [c, h, w]."""
+        if len(shape) != 3:
+            raise InvalidArgumentError(f"shape: latents have shape [c, h, w], got {list(shape)}")
+        return self.channels, self.factor * shape[1], self.factor * shape[2]
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Load the VAE and compare it with this codec; raises :class:`CheckpointError`."""
+        config = load_vae(self.vae, self.sha256).config
+        found = config.latent_channels, config.out_channels, 2 ** (len(config.block_out_channels) - 1)
+        if found != (shape[0], self.channels, self.factor):
+            raise CheckpointError(
+                f"{self.vae} has {found[0]} latent channels, {found[1]} image channels and a factor of {found[2]}; "
+                f"the model wants {shape[0]}, {self.channels} and {self.factor}"
+            )
+
+    def encode(self, x: Float[Tensor, "b c h w"], noise: Noise | None = None) -> Float[Tensor, "b c_z h_z w_z"]:
+        """Latents of images: a draw with ``noise``, one key a row; the mean without."""
+        vae = self._vae(x.device)
+        moments = torch.cat([vae.encode(rows, return_dict=False)[0].parameters for rows in x.split(ROWS)])
+        mean, log_variance = moments.chunk(2, dim=1)
+        if noise is None:
+            return self.scaling_factor * mean
+        # The bounds are diffusers', and were the VAE's in training.
+        deviation = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+        return self.scaling_factor * (mean + deviation * noise.normal(*mean.shape[1:]))
+
+    def decode(self, x_0: Float[Tensor, "b c_z h_z w_z"]) -> Float[Tensor, "b c h w"]:
+        """The images of latents, clamped to [-1, 1]."""
+        vae = self._vae(x_0.device)
+        # A loop over rows would freeze the batch of an exported graph.
+        chunks = (x_0,) if torch.compiler.is_exporting() else x_0.split(ROWS)
+        return torch.cat([vae.decode(rows / self.scaling_factor, return_dict=False)[0] for rows in chunks]).clamp(-1, 1)
+
+    def _vae(self, device: torch.device) -> Any:
+        vae = load_vae(self.vae, self.sha256)
+        return vae if vae.device == device else vae.to(device)
+
+
+Codec = PixelCodec | VectorCodec | LatentCodec

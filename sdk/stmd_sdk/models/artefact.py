@@ -1,0 +1,178 @@
+"""What an exported file says about itself, sealed against change. Imports neither PyTorch nor ONNX.
+
+An ONNX file is a protobuf message, ``ModelProto``, and a message may be continued by appending fields. So the
+exporter appends three metadata entries to the graph: the model's spec, the :class:`Artefact` and a digest
+of everything else. Reading them walks the top-level fields alone; no graph is parsed, nothing executed.
+The digest guards against accidents and edits, not against someone who computes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..config import read_config
+from ..errors import CheckpointError, InvalidArgumentError
+
+__all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "data_path", "read_onnx", "sealed"]
+
+ARTEFACT_VERSION = 1
+
+Kind = Literal["network", "sampler"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+SPEC_KEY, ARTEFACT_KEY, DIGEST_KEY = "stmd_spec", "stmd_artefact", "stmd_digest"
+
+METADATA_PROPS = 14
+# The fields of ModelProto: anything else at the top level is another kind of file.
+MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, METADATA_PROPS, 20, 25, 26}
+VARINT, LENGTH_DELIMITED = 0, 2
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """How a graph was exported: what runs it and what it computes.
+
+    ``kind`` is ``network`` (x, times → u) or ``sampler`` (noise → samples, the loop inside). ``weights``
+    is the SHA-256 of the checkpoint, ``data`` that of the file beside the graph which holds its weights, where they
+    are too large for the graph itself. A sampler also has its grid of ``times`` and its Mean Flow steps.
+    """
+
+    kind: Kind
+    precision: Precision
+    opset: int
+    weights: str
+    times: tuple[float, ...] = ()
+    mean_flow_steps: int = 0
+    data: str = ""
+    version: int = ARTEFACT_VERSION
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Artefact:
+        """Read one; ``source`` names the file in errors."""
+        try:
+            artefact = read_config(cls, json.loads(text))
+        except (json.JSONDecodeError, InvalidArgumentError) as error:
+            raise CheckpointError(f"{source}: foreign or damaged STMD metadata ({error})") from error
+        if artefact.version > ARTEFACT_VERSION:
+            raise CheckpointError(f"{source}: written by a newer version of the SDK; pip install -U stmd-sdk")
+        return artefact
+
+
+def sealed(model: bytes, spec: str, artefact: Artefact) -> bytes:
+    """A serialised ``ModelProto`` without metadata, continued by the spec, the artefact and the digest."""
+    metadata = {SPEC_KEY: spec, ARTEFACT_KEY: artefact.to_json()}
+    digest = hashlib.sha256(model)
+    digest.update(_canonical(metadata))
+    entries = {**metadata, DIGEST_KEY: digest.hexdigest()}
+    return model + b"".join(_delimited(METADATA_PROPS, _entry(*item)) for item in entries.items())
+
+
+def read_onnx(path: Path) -> tuple[str, Artefact]:
+    """The spec (as JSON) and the artefact of an ONNX file, after checking that nothing in it was changed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    digest, metadata = hashlib.sha256(), dict[str, str]()
+    for field, start, content, end in _fields(memoryview(data), path):
+        if field not in MODEL_FIELDS:
+            raise CheckpointError(f"{path}: not an ONNX file")
+        if field == METADATA_PROPS:
+            entry = {number: data[a:b] for number, _, a, b in _fields(memoryview(data)[content:end], path, content)}
+            metadata[_text(entry.get(1, b""), path)] = _text(entry.get(2, b""), path)
+        else:
+            digest.update(memoryview(data)[start:end])
+    for key in (SPEC_KEY, ARTEFACT_KEY, DIGEST_KEY):
+        if key not in metadata:
+            raise CheckpointError(f"{path}: an ONNX file without {key}; it was not written by stmd-export")
+    expected = metadata.pop(DIGEST_KEY)
+    digest.update(_canonical(metadata))
+    if digest.hexdigest() != expected:
+        raise CheckpointError(
+            f"{path}: the file was changed since stmd-export checked it; export it again from its checkpoint"
+        )
+    artefact = Artefact.from_json(metadata[ARTEFACT_KEY], str(path))
+    if artefact.data:
+        _check_data(data_path(path), artefact.data)
+    return metadata[SPEC_KEY], artefact
+
+
+def data_path(path: Path) -> Path:
+    """The file beside an ONNX file that holds weights too large for it."""
+    return path.with_name(path.name + ".data")
+
+
+def _check_data(path: Path, expected: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); it holds the weights") from error
+    if found != expected:
+        raise CheckpointError(f"{path}: the weights were changed since stmd-export checked them, or are not whole")
+
+
+def _canonical(metadata: Mapping[str, str]) -> bytes:
+    return json.dumps(metadata, sort_keys=True).encode()
+
+
+def _text(data: bytes, path: Path) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not an ONNX file") from error
+
+
+def _fields(data: memoryview, path: Path, offset: int = 0) -> Iterator[tuple[int, int, int, int]]:
+    """(number, start of the field, start of its content, end) of each field, counted from ``offset``."""
+    position = 0
+    while position < len(data):
+        start = position
+        tag, position = _varint(data, position, path)
+        number, wire = tag >> 3, tag & 7
+        if wire == VARINT:
+            content = position
+            _, position = _varint(data, position, path)
+        elif wire == LENGTH_DELIMITED:
+            length, content = _varint(data, position, path)
+            position = content + length
+        else:
+            raise CheckpointError(f"{path}: not an ONNX file")
+        if position > len(data):
+            raise CheckpointError(f"{path}: not a whole ONNX file; it ends too early")
+        yield number, start + offset, content + offset, position + offset
+
+
+def _varint(data: memoryview, position: int, path: Path) -> tuple[int, int]:
+    value, shift = 0, 0
+    while position < len(data) and shift < 64:
+        byte = data[position]
+        value, shift, position = value | (byte & 0x7F) << shift, shift + 7, position + 1
+        if byte < 0x80:
+            return value, position
+    raise CheckpointError(f"{path}: not a whole ONNX file")
+
+
+def _encoded(value: int) -> bytes:
+    groups = bytearray()
+    while value >= 0x80:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(len(content)) + content
+
+
+def _entry(key: str, value: str) -> bytes:
+    return _delimited(1, key.encode()) + _delimited(2, value.encode())

@@ -1,0 +1,103 @@
+"""Whole samplers without PyTorch: ``noise`` in, samples out, with NumPy and ONNX Runtime alone.
+
+A whole sampler is an ONNX file of ``stmd-export --whole``: grid, networks, bridge and decoder in one graph.
+Its one input is the noise [2N, b, ...] of the keys ``fold(0)`` to ``fold(2N - 1)``. Made here by NumPy, it
+has the same bits as that of :class:`stmd_sdk.Noise` on the CPU, so the samples are those of
+:meth:`stmd_sdk.Sampler.sample` up to the rounding of the graph.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.session import open_session
+from ..checks import check_integer
+from ..diffusion import philox
+from ..errors import CheckpointError
+from ..models.artefact import Artefact, read_onnx
+
+__all__ = ["WholeSampler", "is_whole_sampler", "normal"]
+
+BATCH = 64  # rows at once where the user gives no batch size
+
+
+def normal(seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Standard normals [len(indices), *shape] of (seed, indices, path): the bits of ``Noise.normal``."""
+    key, count = reduce(philox.fold, path, seed), math.prod(shape)
+    bits = philox.words(key, indices[:, None], np.arange(-(-count // 4))[None])
+    rows = np.stack(philox.normals(bits, np), axis=-1).reshape(len(indices), -1)[:, :count]
+    return rows.astype(np.float32).reshape(len(indices), *shape)
+
+
+def is_whole_sampler(path: Path) -> bool:
+    """Whether an ONNX file of stmd-export is a whole sampler (and not a network). Damaged files raise."""
+    return read_onnx(path)[1].kind == "sampler"
+
+
+@final
+@dataclass(frozen=True)
+class WholeSampler:
+    """An opened whole sampler. ``shape`` is that of one sample as the network sees it, channels first."""
+
+    session: Any
+    name: str
+    shape: tuple[int, ...]
+    artefact: Artefact
+
+    @classmethod
+    def open(cls, path: str | Path, *, threads: int = 0) -> WholeSampler:
+        """Open a file of ``stmd-export --whole`` on the CPU; with ``threads`` 0 the runtime chooses."""
+        path = Path(path)
+        text, artefact = read_onnx(path)
+        if artefact.kind != "sampler":
+            raise CheckpointError(
+                f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which "
+                "needs PyTorch, or export it with: stmd-export --whole"
+            )
+        spec = json.loads(text)
+        session = open_session(path, threads=threads)
+        inputs = session.get_inputs()
+        shape = tuple(spec["shape"])
+        steps = len(artefact.times) - 1
+        expected = [2 * steps, *shape]
+        if [node.name for node in inputs] != ["noise"] or [
+            inputs[0].shape[0],
+            *inputs[0].shape[2:],
+        ] != expected:
+            raise CheckpointError(f"{path}: its input is not noise [{2 * steps}, b, {', '.join(map(str, shape))}]")
+        return cls(session, spec["name"], shape, artefact)
+
+    @property
+    def inference_steps(self) -> int:
+        """N, fixed when the file was exported."""
+        return len(self.artefact.times) - 1
+
+    def sample(
+        self, n: int, *, seed: int | None = None, first: int = 0, batch_size: int | None = None
+    ) -> NDArray[np.float32]:
+        """Draw samples ``first`` to ``first + n - 1`` of ``seed``: decoded, images [n, c, h, w] in [-1, 1].
+
+        Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a new one
+        is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.
+        """
+        seed = secrets.randbelow(2**31) if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
+        n = check_integer("n", n, 1, 2**32)
+        first = check_integer("first", first, 0, 2**32 - n)
+        size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)
+        indices = np.arange(first, first + n)
+        return np.concatenate([self._draw(seed, indices[start : start + size]) for start in range(0, n, size)])
+
+    def _draw(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])
+        samples: NDArray[np.float32] = self.session.run(["samples"], {"noise": noise})[0]
+        return samples

@@ -1,0 +1,63 @@
+"""What a user passes to a sampler, checked once, at the public border."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_integer
+from ..diffusion.loop import times_of_rows
+from ..diffusion.noise import Noise, fresh_seed
+from ..errors import InvalidArgumentError
+from ..models.spec import ModelSpec
+
+__all__ = ["BUCKET", "noise_of", "state_of", "whole_buckets"]
+
+BUCKET = 16  # rows of a batch-invariant evaluation
+logger = logging.getLogger("stmd_sdk")
+
+
+def noise_of(seed: int | Noise | None, n: int, first: int, device: torch.device) -> Noise:
+    """The key of samples ``first`` to ``first + n - 1``; without a seed a fresh one, which is reported."""
+    if isinstance(seed, Noise):
+        if len(seed) != check_integer("n", n, 1):
+            raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
+        if first != 0:
+            raise InvalidArgumentError("first goes with an integer seed; a Noise names its samples itself")
+        return seed.to(device)
+    if seed is None:
+        seed = fresh_seed()
+        logger.info("drawing with fresh seed %d", seed)
+    return Noise.of(seed, n, first=first, device=device)
+
+
+def whole_buckets(noise: Noise) -> tuple[Noise, slice]:
+    """The key of all samples of the buckets that consecutive samples lie in, and where these are among them."""
+    first, n = int(noise.indices[0]), len(noise)
+    before, after = first % BUCKET, -(first + n) % BUCKET
+    whole = Noise.of(noise.seed, before + n + after, first=first - before, device=noise.indices.device)
+    return whole, slice(before, before + n)
+
+
+def state_of(x_t: Any, t: Any, spec: ModelSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A finite float32 state [b, *shape] on the device and its times [b] in (0, 1], or an InvalidArgumentError."""
+    if not isinstance(x_t, Tensor):
+        raise InvalidArgumentError(f"x_t must be a torch.Tensor, got a {type(x_t).__name__}")
+    if x_t.shape[1:] != spec.shape or len(x_t) == 0:
+        shape = ", ".join(map(str, spec.shape))
+        raise InvalidArgumentError(f"x_t must have shape [b, {shape}] with b >= 1, got {list(x_t.shape)}")
+    if x_t.dtype != torch.float32:
+        raise InvalidArgumentError(f"x_t must be float32, got {x_t.dtype}")
+    if x_t.device.type != device.type:
+        raise InvalidArgumentError(f"x_t is on {x_t.device}, the sampler on {device}")
+    if not bool(x_t.isfinite().all()):
+        raise InvalidArgumentError("x_t has values that are not finite")
+    t = times_of_rows(t, len(x_t), device)
+    if not bool(((t > 0) & (t <= 1)).all()):
+        raise InvalidArgumentError("t must lie in (0, 1]")
+    if spec.objective == "meanflow" and not bool((t == 1).all()):
+        raise InvalidArgumentError("Mean Flow knows t = 1 only")
+    return x_t, t

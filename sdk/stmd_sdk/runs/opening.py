@@ -1,0 +1,53 @@
+"""Opening a model file with the backend that its suffix names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..backends.devices import resolve_device
+from ..diffusion.posterior import Network
+from ..errors import CheckpointError, InvalidArgumentError
+from ..models.checkpoint import load_model
+from ..models.spec import ModelSpec
+from .captured import CapturedNetwork, CudaGraphs
+
+__all__ = ["open_model"]
+
+
+def open_model(
+    path: Path, device: torch.device | str | None, dtype: torch.dtype, *, compile: bool, eager: bool
+) -> tuple[Network, ModelSpec, torch.device]:
+    """The network of a model file, its spec, and the device it is on; see ``Sampler.from_pretrained``."""
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
+        raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
+    if path.suffix in (".onnx", ".engine") and compile:
+        raise InvalidArgumentError(f"{path} holds no PyTorch module to compile; leave out compile=True")
+    match path.suffix:
+        case ".safetensors":
+            from ..backends.torch import CompiledNetwork, TorchNetwork  # noqa: PLC0415
+
+            chosen = resolve_device(device)
+            spec, module = load_model(path)
+            network = (CompiledNetwork if compile else TorchNetwork)(module, chosen, dtype)
+            if chosen.type == "cuda" and not eager:
+                return CapturedNetwork(network, spec, chosen, CudaGraphs(chosen)), spec, chosen
+            return network, spec, chosen
+        case ".onnx":
+            from ..backends.onnx import default_device, load_onnx  # noqa: PLC0415
+
+            chosen = default_device() if device is None else resolve_device(device)
+            spec, session = load_onnx(path, chosen)
+            return session, spec, chosen
+        case ".engine":
+            from ..backends.tensorrt import load_engine  # noqa: PLC0415
+
+            spec, engine = load_engine(path, device)
+            return engine, spec, engine.device
+        case _:
+            raise CheckpointError(
+                f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx or .engine"
+            )

@@ -1,0 +1,243 @@
+"""Laws of the loaders: what was written is what is read, and nothing damaged is read at all."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stmd_sdk.data.load import ArrayData, load_data
+from stmd_sdk.errors import DataError, InvalidArgumentError, MissingExtraError
+from stmd_sdk.mixtures.law import GaussianMixture
+
+GREY = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+
+
+def idx(images, magic=b"\x00\x00\x08\x03"):
+    return magic + struct.pack(">3I", *images.shape) + images.tobytes()
+
+
+def everything(data):
+    return data[torch.arange(len(data))].numpy()
+
+
+def floats(pixels):
+    """Pixels [n, h, w, c] as the network sees them, by NumPy."""
+    return (pixels.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    train, test = load_data("digits"), load_data("digits", split="test")
+    assert len(test) == 297
+    np.testing.assert_array_equal(
+        np.concatenate([everything(train), everything(test)])[:, 0], load_digits().images / 8 - 1
+    )
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_idx_files_and_folders_hold_what_was_written(tmp_path, compress):
+    suffix = "" if compress is bytes else ".gz"
+    for stem, images in (("train-images-idx3-ubyte", GREY), ("t10k-images-idx3-ubyte", GREY[:2])):
+        (tmp_path / f"{stem}{suffix}").write_bytes(compress(idx(images)))
+    train, test = load_data(tmp_path), load_data(str(tmp_path), split="test")
+    single = load_data(tmp_path / f"train-images-idx3-ubyte{suffix}")
+    np.testing.assert_allclose(everything(train), floats(GREY[..., None]), atol=1e-7)
+    np.testing.assert_array_equal(everything(single), everything(train))
+    np.testing.assert_array_equal(everything(test), everything(train)[:2])
+    assert train.codec.bound == 1.0
+
+
+def corrupted(content):
+    """A gzip stream whose checksum is wrong."""
+    packed = bytearray(gzip.compress(content))
+    packed[-8] ^= 1
+    return bytes(packed)
+
+
+BAD_IDX = {
+    "empty": (b"", "not an IDX"),
+    "labels": (b"\x00\x00\x08\x01" + struct.pack(">I", 3) + b"abc", "not an IDX"),
+    "float pixels": (idx(GREY, b"\x00\x00\x0d\x03"), "not an IDX"),
+    "text": (b"hello world, this is no image", "not an IDX"),
+    "short header": (idx(GREY)[:13], "header"),
+    "truncated": (idx(GREY)[:-1], "damaged"),
+    "too long": (idx(GREY) + b"x", "damaged"),
+    "huge dimensions": (b"\x00\x00\x08\x03" + b"\xff" * 12 + b"x" * 64, "damaged"),
+    "no images": (idx(GREY[:0]), "holds no images"),
+    "truncated gzip": (gzip.compress(idx(GREY))[:-20], "cannot be read"),
+    "damaged gzip": (corrupted(idx(GREY)), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IDX)
+def test_damaged_idx_files_are_named(tmp_path, case):
+    content, message = BAD_IDX[case]
+    path = tmp_path / "broken-images"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"broken-images: .*{message}"):
+        load_data(path)
+
+
+def test_an_absent_split_is_named(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(GREY))
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
+        load_data(tmp_path, split="test")
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("x", "labels"), ("anything",)])
+def test_npz_images_are_found_by_name(tmp_path, names):
+    arrays = dict(zip(names, (COLOUR, np.arange(5)), strict=False))
+    np.savez(tmp_path / "some.npz", **arrays)
+    data = load_data(tmp_path / "some.npz")
+    np.testing.assert_allclose(everything(data), floats(COLOUR), atol=1e-7)
+
+
+def test_npz_floats_are_read_as_they_are(tmp_path):
+    images = np.random.default_rng(2).uniform(-1, 1, (3, 2, 4, 5))
+    vectors = np.random.default_rng(3).normal(size=(9, 4)).astype(np.float32) * 5
+    np.savez(tmp_path / "images.npz", x=images)
+    np.savez(tmp_path / "vectors.npz", x=vectors)
+    np.savez(tmp_path / "grey.npz", x=GREY)
+    read = load_data(tmp_path / "vectors.npz")
+    np.testing.assert_array_equal(everything(read), vectors)
+    assert read.codec.bound is None
+    np.testing.assert_array_equal(everything(load_data(tmp_path / "images.npz")), images.astype(np.float32))
+    grey = load_data(tmp_path / "grey.npz")
+    np.testing.assert_allclose(everything(grey), floats(GREY[..., None]), atol=1e-7)
+
+
+BAD_NPZ = {
+    "NaN": ({"x": np.array([[0.0, np.nan]])}, "NaN"),
+    "infinite": ({"x": np.array([[0.0, np.inf]])}, "infinite"),
+    "infinite as float32": ({"x": np.array([[0.0, 1e300]])}, "infinite"),
+    "from 0 to 1": ({"x": np.full((2, 1, 4, 4), 0.5)}, "none of these is negative"),
+    "range": ({"x": np.full((2, 1, 4, 4), 1.5)}, r"\[-1, 1\], got values from 1.5 to 1.5"),
+    "channels last": ({"x": np.zeros((2, 8, 8, 3))}, "channels first"),
+    "channels first": ({"x": np.zeros((2, 3, 8, 8), np.uint8)}, r"1 or 3\], got \[2, 3, 8, 8\]"),
+    "integers": ({"x": np.zeros((2, 8, 8), np.int64)}, "uint8 or floating"),
+    "dimensions": ({"x": np.zeros(8)}, "got shape"),
+    "nothing": ({"x": np.zeros((0, 8))}, "no samples"),
+    "names": ({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, "called images or x, has a, b"),
+    "objects": ({"x": np.array([[{}]], dtype=object)}, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NPZ)
+def test_unfit_npz_files_are_named(tmp_path, case):
+    arrays, message = BAD_NPZ[case]
+    np.savez(tmp_path / "unfit.npz", **arrays)
+    with np.errstate(over="ignore"), pytest.raises(DataError, match=rf"unfit\.npz: .*{message}"):
+        load_data(tmp_path / "unfit.npz")
+
+
+def test_damaged_npz_files_are_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("x", "not an array")
+    with pytest.raises(DataError, match=r"text\.npz: cannot be read"):
+        load_data(tmp_path / "text.npz")
+    np.savez(tmp_path / "whole.npz", x=COLOUR)
+    content = bytearray((tmp_path / "whole.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    np.save(tmp_path / "bare.npy", COLOUR)
+    bare = (tmp_path / "bare.npy").read_bytes()
+    for damaged in (content, content[: len(content) // 2], b"", b"no zip", bare):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"damaged\.npz: cannot be read"):
+            load_data(tmp_path / "damaged.npz")
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_a_folder_of_images_is_read_in_the_order_of_names(tmp_path, suffix):
+    for i, name in enumerate(["c", "a", "e", "b", "d"]):
+        Image.fromarray(COLOUR[i]).save(tmp_path / f"{name}.{suffix}", lossless=True)
+    (tmp_path / "notes.txt").write_text("not an image")
+    data = load_data(tmp_path)
+    np.testing.assert_allclose(everything(data), floats(COLOUR[[1, 3, 0, 4, 2]]), atol=1e-7)
+
+
+def test_a_folder_of_grey_images_has_one_channel(tmp_path):
+    Image.fromarray(GREY[0]).save(tmp_path / "0.PNG")
+    Image.fromarray(np.full((6, 7), 200, np.uint8)).save(tmp_path / "1.jpg", quality=95)
+    data = everything(load_data(tmp_path))
+    np.testing.assert_allclose(data[0], floats(GREY[:1, ..., None])[0], atol=1e-7)
+    np.testing.assert_allclose(data[1], np.full((1, 6, 7), 200 / 127.5 - 1), atol=0.02)
+
+
+def test_unfit_folders_name_the_file(tmp_path):
+    with pytest.raises(DataError, match="holds no MNIST IDX files and no images"):
+        load_data(tmp_path)
+    Image.fromarray(COLOUR[0]).save(tmp_path / "0.png")
+    unfit = {
+        "1.png": (Image.fromarray(COLOUR[1, :3]), "one size"),
+        "2.png": (Image.fromarray(GREY[0]), "one size"),
+        "3.png": (Image.fromarray(COLOUR[0]).convert("RGBA"), "RGBA"),
+        "4.png": (Image.fromarray(GREY[0].astype(np.uint16) * 256), "I;16"),
+    }
+    for name, (image, message) in unfit.items():
+        image.save(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name}: .*{message}"):
+            load_data(tmp_path)
+        (tmp_path / name).unlink()
+    whole = (tmp_path / "0.png").read_bytes()
+    for damaged in (b"", b"text", whole[: len(whole) // 2]):
+        (tmp_path / "5.png").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"5\.png: cannot be read as an image"):
+            load_data(tmp_path)
+
+
+def test_root_mean_square_does_not_depend_on_chunks():
+    array = torch.from_numpy(np.random.default_rng(4).normal(2.0, 3.0, (9001, 3)).astype(np.float32))
+    vectors = ArrayData("vectors", array, load_data("mixture2d").codec)
+    expected = np.sqrt(np.mean(array.numpy().astype(np.float64) ** 2))
+    assert vectors.root_mean_square() == pytest.approx(expected, rel=1e-12)
+    pixels = torch.from_numpy(GREY)[:, None]
+    images = ArrayData("images", pixels, load_data("digits").codec)
+    assert images.root_mean_square() == pytest.approx(np.sqrt(np.mean((GREY / 127.5 - 1) ** 2)), rel=1e-6)
+
+
+def test_mixtures_are_data_too():
+    data = load_data("mixture2d", split="test")
+    assert isinstance(data, GaussianMixture)
+    assert data.root_mean_square() == pytest.approx(np.sqrt(1.4**2 / 2 + 0.15**2))
+
+
+def test_unknown_sources_and_splits_say_what_there_is(tmp_path):
+    with pytest.raises(DataError, match=r"digits, mixture2d, .*hf:ID"):
+        load_data(tmp_path / "nowhere")
+    with pytest.raises(InvalidArgumentError, match="'train' or 'test'"):
+        load_data("digits", split="validation")
+
+
+def test_a_missing_package_names_its_pip_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'stmd-sdk\[datasets\]'"):
+        load_data("hf:some/images")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package, none of this project's business
+def test_hugging_face_images_are_those_of_its_data_set(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = {"label": list(range(5)), "picture": [Image.fromarray(pixels) for pixels in COLOUR]}
+    features = datasets.Features({"label": datasets.Value("int64"), "picture": datasets.Image()})
+    (tmp_path / "set").mkdir()
+    made = datasets.Dataset.from_dict(rows, features=features)
+    made.to_parquet(tmp_path / "set" / "train.parquet")
+    made.select([3]).to_parquet(tmp_path / "set" / "test.parquet")
+    first = load_data(f"hf:{tmp_path / 'set'}")
+    np.testing.assert_allclose(everything(first), floats(COLOUR), atol=1e-7)
+    named = load_data(f"hf:{tmp_path / 'set'}:picture", split="test")
+    np.testing.assert_array_equal(everything(named), everything(first)[3:4])
+    with pytest.raises(DataError, match="no column of images label; it has picture"):
+        load_data(f"hf:{tmp_path / 'set'}:label")
+    with pytest.raises(DataError, match="cannot load"):
+        load_data(f"hf:{tmp_path / 'nothing'}")

@@ -1,0 +1,226 @@
+"""Model files: a bitwise round trip, and one clear error for every file that is not one."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stmd_sdk import CheckpointError, ModelSpec, OutputError
+from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
+from stmd_sdk.models import checkpoint
+from stmd_sdk.models.checkpoint import bundled_models, load_model, read_spec, resolve_model, save_model
+from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
+
+SPECS = {
+    "unet": ModelSpec(
+        "a",
+        "stmd",
+        (1, 8, 8),
+        UNetConfig(channels=(8, 16), groups=4, embedding_width=16),
+        PixelCodec(),
+        sigma_data=0.7,
+    ),
+    "dit": ModelSpec("b", "meanflow", (2, 8, 4), DiTConfig(depth=1, width=8, heads=2), PixelCodec()),
+    "mlp": ModelSpec("c", "ddpm", (3,), MLPConfig(width=8, depth=2), VectorCodec(), training={"steps": 3}),
+}
+
+
+def _saved(tmp_path, kind="mlp"):
+    path, spec = tmp_path / "model.safetensors", SPECS[kind]
+    network = spec.build_network()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    save_model(path, spec, network.state_dict())
+    return path, network
+
+
+def _rewrite(path, tensors=None, metadata=None):
+    """The same file with other tensors or metadata."""
+    old = {checkpoint.SPEC_KEY: read_spec(path).to_json()}
+    save_file(tensors or load_file(path), path, metadata=old if metadata is None else metadata)
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_model_comes_back_bit_by_bit(tmp_path, kind):
+    path, network = _saved(tmp_path, kind)
+    spec, loaded = load_model(path)
+    assert spec == read_spec(path) == SPECS[kind]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    x, times = torch.randn(2, spec.in_channels, *spec.shape[1:]), torch.rand(2, spec.times)
+    # PyTorch multiplies weights that want gradients by another routine, which rounds otherwise.
+    assert torch.equal(loaded(x, times), network.eval().requires_grad_(False)(x, times))
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_saving_a_loaded_model_gives_the_same_bytes(tmp_path):
+    path, _ = _saved(tmp_path)
+    spec, network = load_model(path)
+    save_model(tmp_path / "again.safetensors", spec, network.state_dict())
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_loading_draws_nothing_from_the_global_generator(tmp_path):
+    path, _ = _saved(tmp_path, "dit")
+    state = torch.get_rng_state()
+    load_model(path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_loaded_model_does_not_change_with_its_file(tmp_path):
+    path, network = _saved(tmp_path)
+    _, loaded = load_model(path)
+    with path.open("r+b") as file:
+        file.seek(-64, 2)
+        file.write(bytes(64))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_other_floating_point_weights_are_read_as_float32(tmp_path):
+    path, network = _saved(tmp_path)
+    _rewrite(path, {name: tensor.bfloat16() for name, tensor in network.state_dict().items()})
+    _, loaded = load_model(path)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor.bfloat16().float())
+
+
+def test_every_truncation_is_an_error(tmp_path):
+    path, _ = _saved(tmp_path)
+    whole = path.read_bytes()
+    for size in [*range(0, 40), 200, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        for read in (load_model, read_spec):
+            with pytest.raises(CheckpointError, match=r"model\.safetensors: not a whole safetensors file"):
+                read(path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 a zip, as of torch.save", b"\x80\x02}q\x00.", b"\xff" * 1000])
+def test_other_formats_are_errors(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({}, "no STMD spec"),
+        ({"format": "pt"}, "no STMD spec"),
+        ({checkpoint.SPEC_KEY: "{}"}, "foreign or damaged spec"),
+    ],
+)
+def test_a_foreign_file_is_an_error(tmp_path, metadata, says):
+    path, _ = _saved(tmp_path)
+    _rewrite(path, metadata=metadata)
+    for read in (load_model, read_spec):
+        with pytest.raises(CheckpointError, match=says):
+            read(path)
+
+
+def _with_nan(tensors):
+    tensors["leave.bias"][1] = torch.nan
+
+
+def _with_infinity(tensors):
+    tensors["leave.bias"][1] = -torch.inf
+
+
+def _with_integers(tensors):
+    tensors["leave.bias"] = torch.zeros(3, dtype=torch.int64)
+
+
+def _of_another_shape(tensors):
+    tensors["leave.bias"] = torch.zeros(4)
+
+
+def _without_one(tensors):
+    del tensors["leave.bias"]
+
+
+def _with_one_more(tensors):
+    tensors["leave.offset"] = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_with_nan, r"leave\.bias has values that are not finite"),
+        (_with_infinity, r"leave\.bias has values that are not finite"),
+        (_with_integers, r"leave\.bias has values that are not finite floating-point numbers"),
+        (_of_another_shape, r"leave\.bias has shape \(4,\), not \(3,\)"),
+        (_without_one, r"its tensors are not those of its spec's network, as leave\.bias"),
+        (_with_one_more, r"its tensors are not those of its spec's network, as leave\.offset"),
+    ],
+)
+def test_damaged_tensors_are_named(tmp_path, damage, says):
+    path, _ = _saved(tmp_path)
+    tensors = load_file(path)
+    damage(tensors)
+    _rewrite(path, tensors)
+    with pytest.raises(CheckpointError, match=says):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        # Ten petabytes, were they allocated before the shapes are compared.
+        ({"network": {"kind": "mlp", "width": 50_000_000, "depth": 2}}, "has shape"),
+        ({"shape": [3, 8, 8]}, "its spec describes no network .*takes vectors"),
+        ({"network": {"kind": "dit", "depth": 1, "width": 8, "heads": 1}}, "its spec describes no network"),
+    ],
+)
+def test_a_spec_that_does_not_fit_its_tensors_is_an_error(tmp_path, change, says):
+    path, _ = _saved(tmp_path)
+    spec = json.loads(read_spec(path).to_json()) | change
+    _rewrite(path, metadata={checkpoint.SPEC_KEY: json.dumps(spec)})
+    with pytest.raises(CheckpointError, match=says):
+        load_model(path)
+
+
+def test_an_interrupted_write_leaves_the_old_model(tmp_path, monkeypatch):
+    path, network = _saved(tmp_path)
+    old = path.read_bytes()
+
+    def interrupted(tensors, filename, metadata):
+        filename.write_bytes(old[: len(old) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(path, SPECS["mlp"], network.state_dict())
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_cannot_be_written_is_an_output_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        save_model(tmp_path / "file" / "model.safetensors", SPECS["mlp"], {"a": torch.zeros(1)})
+    with pytest.raises(OutputError, match="cannot write"):
+        save_model(tmp_path, SPECS["mlp"], {"a": torch.zeros(1)})
+
+
+def test_a_name_is_a_bundled_model_or_a_file(tmp_path, monkeypatch):
+    path, _ = _saved(tmp_path)
+    assert resolve_model(path) == resolve_model(str(path)) == path
+    with pytest.raises(CheckpointError, match="is a folder; name a file in it"):
+        resolve_model(tmp_path)
+    monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path)
+    assert bundled_models() == ["model"]
+    assert resolve_model("model") == path
+    with pytest.raises(CheckpointError, match=r"no model 'modle': neither a file nor one of .*\(model\)"):
+        resolve_model("modle")
+
+
+@pytest.mark.parametrize("read", [load_model, read_spec])
+def test_what_is_no_file_is_an_error(tmp_path, read):
+    with pytest.raises(CheckpointError, match="no such file"):
+        read(tmp_path / "absent.safetensors")
+    with pytest.raises(CheckpointError):
+        read(tmp_path)

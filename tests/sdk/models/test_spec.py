@@ -1,0 +1,152 @@
+"""The spec: it survives JSON, refuses what it does not know, and builds what it describes."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stmd_sdk import CheckpointError, InvalidArgumentError, ModelSpec, Noise, VPSchedule
+from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
+from stmd_sdk.diffusion.posterior import DDPMPosterior, MeanFlowPosterior, STMDPosterior
+from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, UNetConfig
+
+VECTOR = ModelSpec("points", "stmd", (2,), MLPConfig(width=8, depth=1), VectorCodec())
+SPECS = [
+    VECTOR,
+    ModelSpec(
+        name='größe "x"',
+        objective="stmd",
+        shape=(1, 8, 8),
+        network=UNetConfig(channels=(8, 16), groups=4),
+        codec=PixelCodec(),
+        schedule=VPSchedule(0.2, 15.5),
+        target="residual",
+        output="x0",
+        bounded=True,
+        sigma_data=0.1 + 0.2,
+        training={"data": "digits", "steps": 10, "seconds": 1.0, "loss": math.inf},
+    ),
+    ModelSpec("flow", "meanflow", (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec(), output="x0"),
+    ModelSpec("ddpm", "ddpm", (1, 8, 8), UNetConfig(channels=(8,), attention=(), groups=4), PixelCodec()),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_json_brings_back_the_same_spec(spec):
+    read = ModelSpec.from_json(spec.to_json(), "here")
+    assert read == spec
+    assert read.to_json() == spec.to_json()
+
+
+@pytest.mark.parametrize("network", PRESETS.values(), ids=PRESETS)
+def test_json_brings_back_every_preset(network):
+    spec = replace(VECTOR, network=network)
+    assert ModelSpec.from_json(spec.to_json(), "here").network == network
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("colour", 1, "colour: unknown key"),
+        ("network.colour", 1, r"network\.colour: unknown key"),
+        ("schedule.gamma", 1, r"schedule\.gamma: unknown key"),
+        ("name", None, "name: missing"),
+        ("network.groups", 0, "network: groups"),
+        ("network.channels", None, r"network\.channels: missing"),
+        ("network.channels", [8, "16"], r"network\.channels\[1\]: expected int"),
+        ("network.kind", "cnn", r"network\.kind: must be one of"),
+        ("network", "unet", "network: expected a table"),
+        ("codec", {}, r"codec\.kind: must be one of 'pixels', 'vector'"),
+        ("objective", "gan", "objective: must be one of 'stmd', 'meanflow', 'ddpm'"),
+        ("shape", [1, 8.0, 8], r"shape\[1\]: expected int"),
+        ("shape", [1, 0, 8], "shape: must be positive"),
+        ("shape", [], "shape: must be positive"),
+        ("sigma_data", "1", "sigma_data: expected float"),
+        ("sigma_data", math.nan, "sigma_data: must be positive and finite"),
+        ("sigma_data", math.inf, "sigma_data: must be positive and finite"),
+        ("sigma_data", -1, "sigma_data: must be positive and finite"),
+        ("schedule.beta_min", 30.0, "schedule: need 0 < beta_min <= beta_max"),
+        ("training", {"steps": [1]}, r"training\.steps"),
+        ("version", "1", "version: expected int"),
+    ],
+)
+def test_a_foreign_or_damaged_spec_names_its_source_and_key(path, value, says):
+    values = json.loads(SPECS[1].to_json())
+    *tables, last = path.split(".")
+    table = values
+    for name in tables:
+        table = table[name]
+    if value is None:
+        del table[last]
+    else:
+        table[last] = value
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{says}"):
+        ModelSpec.from_json(json.dumps(values), "model.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"stmd"', "{}"])
+def test_what_is_no_spec_is_refused(text):
+    with pytest.raises(CheckpointError, match="here: "):
+        ModelSpec.from_json(text, "here")
+
+
+def test_a_newer_version_is_refused_even_with_keys_of_its_own():
+    values = json.loads(VECTOR.to_json()) | {"version": 2, "colour": 1}
+    with pytest.raises(CheckpointError, match=r"has version 2, this SDK reads up to 1; .*pip install -U"):
+        ModelSpec.from_json(json.dumps(values), "here")
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_network_takes_what_its_posterior_packs(spec):
+    sizes = []
+
+    def network(x, times):
+        sizes.append((x.shape[1], times.shape[1]))
+        return torch.zeros_like(x[:, : spec.shape[0]])
+
+    x_t = torch.zeros(2, *spec.shape)
+    spec.build_posterior(network)(x_t, torch.ones(2), Noise.of(0, 2))
+    assert sizes == [(spec.in_channels, spec.times)]
+    # And so does the network that it builds.
+    built = spec.build_posterior(spec.build_network().eval())(x_t, torch.ones(2), Noise.of(0, 2))
+    assert built.isfinite().all()
+    assert built.shape == x_t.shape
+
+
+def test_the_spec_chooses_posterior_target_and_bound():
+    posteriors = [spec.build_posterior(lambda x, times: x, 3 if i < 3 else 1) for i, spec in enumerate(SPECS)]
+    assert [type(posterior) for posterior in posteriors] == [
+        STMDPosterior,
+        STMDPosterior,
+        MeanFlowPosterior,
+        DDPMPosterior,
+    ]
+    assert posteriors[0].target == X0Target()
+    assert posteriors[1].target == ResidualTarget(VPSchedule(0.2, 15.5), 0.1 + 0.2)
+    assert (posteriors[0].output, posteriors[1].output, posteriors[2].output) == (
+        "velocity",
+        "x0",
+        "x0",
+    )
+    assert [posterior.mean_flow_steps for posterior in posteriors[:3]] == [3, 3, 3]
+    assert [posteriors[i].bound for i in (0, 1, 3)] == [None, 1.0, 1.0]
+    assert replace(SPECS[3], codec=VectorCodec()).build_posterior(lambda x, times: x).bound is None
+    assert [spec.default_inference_steps for spec in SPECS] == [4, 4, 1, 100]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objective": "ddpm", "target": "residual"},
+        {"objective": "meanflow", "target": "residual"},
+        {"objective": "ddpm", "output": "x0"},
+        {"objective": "ddpm", "codec": PixelCodec(), "bounded": True},
+        {"objective": "stmd", "bounded": True},
+    ],
+)
+def test_a_setting_that_its_objective_does_not_have_is_refused(change):
+    with pytest.raises(InvalidArgumentError, match=r"^(target|output|bounded): "):
+        replace(VECTOR, **change)
