@@ -28,7 +28,7 @@ from stmd_sdk.errors import DeviceError, InvalidArgumentError, StmdError
 from stmd_sdk.models.checkpoint import bundled_models, load_model, resolve_model, save_model
 from stmd_sdk.networks import PRESETS
 from stmd_sdk.networks.unet import UNet
-from stmd_sdk.runs.exported import WholeSampler
+from stmd_sdk.runs.exported import ExportedRun
 
 BACKENDS = ["eager", "captured", "compiled", "onnx", "whole"]
 PEERS = ["loop", "ddim", "dpm++", "ddpm"]
@@ -91,7 +91,7 @@ def contenders(
             leave_out(backend, str(error))
             continue
         build = time.perf_counter() - started
-        if isinstance(sampler, WholeSampler):
+        if isinstance(sampler, ExportedRun):
             yield Contender(backend, _whole_call(sampler, setting), setting.evaluations, build)
             continue
         # A graph has no evaluations of its own beside it.
@@ -120,7 +120,7 @@ def leave_out(name: str, reason: str) -> None:
     print(f"left out: {name}: {reason}")
 
 
-def _sampler(backend: str, path: Path, folder: Path, setting: Setting, device: torch.device) -> Sampler | WholeSampler:
+def _sampler(backend: str, path: Path, folder: Path, setting: Setting, device: torch.device) -> Sampler | ExportedRun:
     """Raises where this device or precision has no such backend."""
     dtype, cuda = PRECISIONS[setting.precision], device.type == "cuda"
     if backend in ("onnx", "whole") and setting.precision != "float32":
@@ -142,7 +142,7 @@ def _sampler(backend: str, path: Path, folder: Path, setting: Setting, device: t
             if cuda:
                 raise DeviceError("it runs on the CPU alone, and this run is on a GPU")
             whole = Whole(setting.inference_steps, setting.mean_flow_steps)
-            return WholeSampler.open(_export(path, folder, whole), threads=torch.get_num_threads())
+            return ExportedRun.open(_export(path, folder, whole), threads=torch.get_num_threads())
         case _:
             raise InvalidArgumentError(f"there is no such backend; there are {', '.join(BACKENDS)}")
 
@@ -165,7 +165,7 @@ def _sample_call(sampler: Sampler, setting: Setting) -> Call:
     )
 
 
-def _whole_call(sampler: WholeSampler, setting: Setting) -> Call:
+def _whole_call(sampler: ExportedRun, setting: Setting) -> Call:
     seeds = count()
     return lambda: sampler.sample(setting.batch, seed=next(seeds), batch_size=setting.batch)
 

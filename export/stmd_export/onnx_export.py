@@ -27,6 +27,7 @@ from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extr
 from stmd_sdk.models.artefact import Artefact, Precision, data_path, sealed
 from stmd_sdk.models.checkpoint import load_model, resolve_model
 from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.runs.exported import ExportedRun
 from stmd_sdk.sampler import Sampler
 
 from .graph import OPSET, OPSET_BF16, trace_network, trace_sampler
@@ -169,11 +170,12 @@ def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, b
         # ONNX Runtime has no bfloat16 on the CPU; ONNX's reference implementation has, slowly.
         batches = [size for size in batches if size <= 3] or batches[:1]
     if artefact.kind == "sampler":
-        run = _reference(file, ("noise",)) if precision == "bf16" else _session(file)
+        session = _evaluator(file) if precision == "bf16" else open_session(file, threads=torch.get_num_threads())
+        run = ExportedRun(session, trained.spec.name, trained.spec.shape, artefact)
         return sampler_parity(
             trained, run, precision, artefact.times, artefact.mean_flow_steps, batches, _compared(precision)
         )
-    candidate: Network = _reference(file, ("x", "times")) if precision == "bf16" else load_onnx(file, CPU)[1]
+    candidate: Network = _reference_network(file) if precision == "bf16" else load_onnx(file, CPU)[1]
     sampled = _eager(cast) if precision == "bf16" else candidate
     return network_parity(trained.spec, trained.network, candidate, sampled, precision, batches, _compared(precision))
 
@@ -193,18 +195,17 @@ def _compared(precision: Precision) -> str:
     return f"{runtime} against eager PyTorch in float32 on the CPU"
 
 
-def _session(file: Path) -> Callable[[Tensor], Tensor]:
-    session = open_session(file, threads=torch.get_num_threads())
-    return lambda noise: torch.from_numpy(session.run(["samples"], {"noise": noise.numpy()})[0])
+def _reference_network(file: Path) -> Network:
+    evaluator = _evaluator(file)
 
-
-def _reference(file: Path, names: tuple[str, ...]) -> Callable[..., Any]:
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
-
-    evaluator = ReferenceEvaluator(str(file))
-
-    def run(*inputs: Tensor) -> Tensor:
-        feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return torch.from_numpy(np.asarray(next(iter(evaluator.run(None, feeds)))))
+    def run(x: Tensor, times: Tensor, /) -> Tensor:
+        return torch.from_numpy(np.asarray(evaluator.run(["u"], {"x": x.numpy(), "times": times.numpy()})[0]))
 
     return run
+
+
+def _evaluator(file: Path) -> Any:
+    """ONNX's reference implementation, which runs like a session of ONNX Runtime."""
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415
+
+    return ReferenceEvaluator(str(file))

@@ -17,6 +17,7 @@ from stmd_sdk.diffusion.posterior import Network
 from stmd_sdk.evaluation.distances import distance_blocks
 from stmd_sdk.models.artefact import Precision
 from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.runs.run import Run
 from stmd_sdk.sampler import Sampler
 
 from .errors import ParityError
@@ -119,19 +120,18 @@ def network_parity(
 
 
 def sampler_parity(
-    trained: Sampler, run: Any, precision: Precision, times: Sequence[float], mean_flow_steps: int,
+    trained: Sampler, run: Run, precision: Precision, times: Sequence[float], mean_flow_steps: int,
     batches: Sequence[int], compared: str,
 ) -> Parity:  # fmt: skip
-    """Compare the samples of a whole sampler, ``run`` (noise → samples), with those of ``trained``."""
+    """Compare the samples of a whole sampler's ``run`` with those of ``trained``."""
     tolerance, steps = TOLERANCES[precision], len(times) - 1
 
     def draw(batch: int, seed: int) -> tuple[Tensor, Tensor]:
         noise = Noise.of(seed, batch)
-        given = torch.stack([noise.fold(i).normal(*trained.spec.shape) for i in range(2 * steps)])
         reference = trained.sample(
             batch, inference_steps=list(times), mean_flow_steps=mean_flow_steps, seed=noise, batch_size=batch
         )
-        return run(given), reference
+        return run(noise, times, mean_flow_steps), reference
 
     cases: list[Case] = []
     for batch in batches:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stmd_sdk.diffusion.noise import GivenNoise
 from stmd_sdk.models.spec import ModelSpec
-from stmd_sdk.runs.whole import GivenNoise, whole_run
+from stmd_sdk.runs.eager import whole_run
 
 __all__ = ["PLACEHOLDER", "WholeModule"]
 
@@ -32,4 +33,4 @@ class WholeModule(nn.Module):
 
     def forward(self, noise: Float[Tensor, "keys b *d"]) -> Float[Tensor, "b *decoded"]:
         """Run the loop and decode."""
-        return whole_run(GivenNoise.holding(noise), self.posterior, self.spec, self.times)
+        return whole_run(GivenNoise(noise), self.posterior, self.spec, self.times)

@@ -27,11 +27,12 @@ from .models.checkpoint import resolve_model
 from .models.spec import ModelSpec
 from .operators import LinearOperator, check_linear, check_measurement, check_reachable
 from .progress import progress_bar
-from .runs.captured import capturing
+from .runs.captured import CapturedRun
 from .runs.chunks import chunked, in_chunks, rows_at_once
+from .runs.eager import EagerRun
 from .runs.inputs import BUCKET, noise_of, state_of, whole_buckets
 from .runs.opening import open_model
-from .runs.whole import whole_run
+from .runs.run import Run
 
 __all__ = ["Sampler"]
 
@@ -43,12 +44,14 @@ class Sampler:
 
     ``network`` is any :class:`Network`; use :meth:`from_pretrained` unless you bring your own. ``guides`` are
     functions from Posterior to Posterior, applied in their order to the model's own wherever it is drawn from.
+    ``captured`` is the same network as recorded whole runs, which ``sample`` takes where it can.
     """
 
     network: Network
     spec: ModelSpec
     device: torch.device
     guides: tuple[Guide, ...] = ()
+    captured: CapturedRun | None = None
 
     posterior_summary = staticmethod(posterior_summary)
 
@@ -72,7 +75,9 @@ class Sampler:
         CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off; on the CPU and for
         other files, where nothing is captured, it has no effect.
         """
-        return cls(*open_model(resolve_model(name_or_path), device, dtype, compile=compile, eager=eager))
+        opened = open_model(resolve_model(name_or_path), device, dtype, compile=compile, eager=eager)
+        network, spec, on, captured = opened
+        return cls(network, spec, on, captured=captured)
 
     def sample(
         self,
@@ -95,7 +100,7 @@ class Sampler:
         With ``inference_steps`` N and ``mean_flow_steps`` M it costs N x M network evaluations a sample. A
         ``Noise`` as seed names its samples itself.
         """
-        times, posterior = self._prepare(inference_steps, mean_flow_steps)
+        times = self._times(inference_steps, mean_flow_steps)
         fitting = rows_at_once(self.spec.shape, self.device)
         size = fitting if batch_size is None else check_integer("batch_size", batch_size, 1)
         self.spec.codec.prepare(self.spec.shape)
@@ -104,16 +109,13 @@ class Sampler:
             if isinstance(seed, Noise):
                 raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
             noise, kept, size = *whole_buckets(noise), BUCKET
-        captured = None if self.guides else capturing(self.network, (len(times) - 1) * mean_flow_steps)
         with progress_bar("sampling", math.ceil(len(noise) / size) * (len(times) - 1), "step", progress) as advance:
+            run: Run = EagerRun(self._posterior, self.spec, advance)
+            if self.captured is not None and not self.guides and self.captured.fits(times, mean_flow_steps):
+                run = replace(self.captured, most=size, advance=advance)
 
             def draw(rows: slice) -> Tensor:
-                if captured is None:
-                    return whole_run(noise[rows], posterior, self.spec, times, advance)
-                samples = captured.sample(noise[rows], times, mean_flow_steps, size)
-                for _ in times[1:]:
-                    advance()
-                return samples
+                return run(noise[rows], times, mean_flow_steps)
 
             return in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
 
@@ -130,8 +132,8 @@ class Sampler:
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
-        times, posterior = self._prepare(inference_steps, mean_flow_steps)
-        return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise_of(seed, n, first, self.device))
+        times, noise = self._times(inference_steps, mean_flow_steps), noise_of(seed, n, first, self.device)
+        return reverse_sde(self._posterior(mean_flow_steps), self.spec.schedule, times, self.spec.shape, noise)
 
     def transition(
         self,
@@ -226,7 +228,7 @@ class Sampler:
         noise, steps = noise_of(seed, chains, 0, self.device), check_integer("steps", steps, 1)
         noising = noising_for(log_likelihood, levels, self.spec.schedule, self.spec.shape, self.device)
         if start is None:
-            times, _ = self._prepare(inference_steps, mean_flow_steps)
+            times = self._times(inference_steps, mean_flow_steps)
             *_, (_, x_0, _) = reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise.fold(0))
         else:
             x_0, _ = state_of(start, 1.0, self.spec, self.device)
@@ -255,7 +257,7 @@ class Sampler:
         rising power may leave, or the powers themselves, one a step and 1 at last.
         """
         posterior, decode = self._exact_posterior(mean_flow_steps, "steer"), self.spec.codec.decode
-        times, _ = self._prepare(inference_steps, mean_flow_steps)
+        times = self._times(inference_steps, mean_flow_steps)
         check_share("resample_below", resample_below)
         check_powers(tempering, len(times) - 1)
         walk = steered_sde(
@@ -270,10 +272,10 @@ class Sampler:
         )
         return run_particles(walk, len(times) - 1, decode, progress)
 
-    def _prepare(self, inference_steps: Steps, mean_flow_steps: int) -> tuple[list[float], Posterior]:
+    def _times(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
         self.spec.check_steps(len(times) - 1, mean_flow_steps)
-        return times, self._posterior(mean_flow_steps)
+        return times
 
     def _posterior(self, mean_flow_steps: int) -> Posterior:
         self.spec.check_steps(1, mean_flow_steps)

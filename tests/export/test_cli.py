@@ -12,7 +12,7 @@ from stmd_export.onnx_export import report_path
 from stmd_sdk import Sampler
 from stmd_sdk.backends.flavours import installed_flavours
 from stmd_sdk.backends.tensorrt import manifest_path
-from stmd_sdk.runs.exported import WholeSampler
+from stmd_sdk.runs.exported import ExportedRun
 
 
 def run(*arguments):
@@ -39,7 +39,7 @@ def test_the_whole_sampler_as_onnx_and_engine(exported, tmp_path, quick_trace):
     assert done.exit_code == 0, done.output
     (file,) = (tmp_path / "out").glob("*.onnx")
     (engine,) = (tmp_path / "out").glob("*.engine")
-    assert WholeSampler.open(file).sample(3, seed=0).shape == (3, 2)
+    assert ExportedRun.open(file).sample(3, seed=0).shape == (3, 2)
     manifest = json.loads(manifest_path(engine).read_text())["engine"]
     assert manifest["architectures"] == ["sm120", "sm89"]
     assert manifest["batch"] == {"min": 1, "opt": 2, "max": 4}

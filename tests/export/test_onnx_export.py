@@ -14,7 +14,7 @@ from stmd_sdk import Noise, Sampler
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, OutputError
 from stmd_sdk.models.artefact import read_onnx
-from stmd_sdk.runs.exported import WholeSampler
+from stmd_sdk.runs.exported import ExportedRun
 
 NETWORKS = ["mlp", "dit", "unet"]
 
@@ -111,7 +111,7 @@ def test_a_whole_sampler_draws_the_samplers_images(exported, name, objective, st
     expected = Sampler.from_pretrained(made.checkpoint).sample(
         7, inference_steps=steps[0], mean_flow_steps=steps[1], seed=4, first=2
     )
-    whole = WholeSampler.open(made.onnx)
+    whole = ExportedRun.open(made.onnx)
     assert np.abs(whole.sample(7, seed=4, first=2) - expected.numpy()).max() <= 1e-4
     assert (whole.inference_steps, whole.artefact.mean_flow_steps) == steps
     with pytest.raises(CheckpointError, match="stmd sample --model"):

@@ -16,7 +16,7 @@ from stmd_sdk.codecs.vae import WEIGHTS
 from stmd_sdk.evaluation import mixture
 from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.networks import PRESETS, MLPConfig
-from stmd_sdk.runs.exported import WholeSampler
+from stmd_sdk.runs.exported import ExportedRun
 
 BATCH = BatchProfile(1, 2, 3)
 # The 37.5 M network's blocks, attention and padding at narrow channels, which export in a third of its time.
@@ -71,7 +71,7 @@ def test_the_decoder_is_part_of_the_whole_sampler(latents, vae_folder, tmp_path,
     weights = vae_folder / WEIGHTS
     hidden = weights.rename(weights.with_suffix(".hidden"))
     try:
-        drawn = WholeSampler.open(whole).sample(3, seed=4)
+        drawn = ExportedRun.open(whole).sample(3, seed=4)
     finally:
         hidden.rename(weights)
     assert np.abs(drawn - expected.numpy()).max() <= 1e-4
@@ -84,7 +84,7 @@ def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
     gaussians = LocalGaussians.of(law.weights, law.means, law.covariances)
     own = {"target": "mixture", "output": "correction", "local_gaussians": gaussians}
     path = checkpoint(ModelSpec("local", "stmd", (8,), MLPConfig(width=16, depth=1), VectorCodec(), **own))
-    drawn = WholeSampler.open(export_onnx(path, tmp_path, whole=Whole(2, 2), batch=BATCH)).sample(200, seed=4)
+    drawn = ExportedRun.open(export_onnx(path, tmp_path, whole=Whole(2, 2), batch=BATCH)).sample(200, seed=4)
     expected = Sampler.from_pretrained(path, device="cpu").sample(200, inference_steps=2, mean_flow_steps=2, seed=4)
     differs = np.abs(drawn - expected.numpy()).max(axis=1)
     # Where y_1 ends up next to an edge of a mode's interval, float32 has no digits to agree on.

@@ -66,9 +66,9 @@ def open_drawer(
 
 
 def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
-    from ..runs.exported import WholeSampler  # noqa: PLC0415
+    from ..runs.exported import ExportedRun  # noqa: PLC0415
 
-    sampler = WholeSampler.open(path)
+    sampler = ExportedRun.open(path)
 
     def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
         return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)

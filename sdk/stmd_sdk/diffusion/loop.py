@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
-from .noise import Noise
-from .posterior import Posterior
+from .noise import Key
 from .schedule import VPSchedule
 
 __all__ = ["MAX_STEPS", "Steps", "reverse_sde", "time_grid", "times_of_rows"]
@@ -41,7 +40,11 @@ def time_grid(steps: int | Sequence[float]) -> list[float]:
 
 
 def reverse_sde(
-    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
+    posterior: Callable[[Tensor, Tensor, Key], Tensor],
+    schedule: VPSchedule,
+    times: Sequence[float],
+    shape: tuple[int, ...],
+    noise: Key,
 ) -> Iterator[tuple[float, Float[Tensor, "b *d"], Float[Tensor, "b *d"]]]:
     """The loop: x_1 ~ N(0, I); then x_0 ~ posterior(x_t, t) and x_s ~ bridge(x_0, x_t, t, s), step by step.
 

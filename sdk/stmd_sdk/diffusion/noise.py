@@ -1,4 +1,4 @@
-"""Noise: an immutable key for everything that is random.
+"""Noise: an immutable key for everything that is random; and normals drawn before, in a key's place.
 
 A key is (seed, sample indices, path). Drawing from it is pure: the same key gives the same numbers, whatever
 was drawn before, in whatever batch, on whatever device (up to the rounding of its logarithm and cosine).
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import secrets
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import Any
+from typing import Any, TypeVar, final
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from ..checks import check_integer
 from ..errors import InvalidArgumentError
 from . import philox
 
-__all__ = ["Noise", "fresh_seed"]
+__all__ = ["AbstractNoise", "GivenNoise", "Key", "Noise", "fresh_seed"]
 
 SEEDS = 2**64
 INDICES, DRAWS = 2**32, 2**31 - 1  # the lower word of an index counts samples, the upper word draws
@@ -35,8 +36,42 @@ def fresh_seed() -> int:
     return secrets.randbelow(2**31)
 
 
+Key = TypeVar("Key", bound="AbstractNoise")
+
+
+class AbstractNoise(ABC):
+    """What the loop over posterior and bridge asks of its noise: keys along a path, and their normals."""
+
+    @abstractmethod
+    def fold(self: Key, i: int) -> Key:
+        """The noise one level down the path: independent of this one and of every other ``i``."""
+
+    @abstractmethod
+    def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
+        """Standard normal numbers for each sample: [b, *shape], float32."""
+
+
+@final
 @dataclass(frozen=True, eq=False)
-class Noise:
+class GivenNoise(AbstractNoise):
+    """The keys ``fold(0)`` to ``fold(keys - 1)`` of a run whose normals were drawn before: what a traced loop reads."""
+
+    given: Float[Tensor, "keys b *d"]
+    path: tuple[int, ...] = ()
+
+    def fold(self, i: int) -> GivenNoise:
+        """The key of slot ``i``."""
+        return replace(self, path=(*self.path, i))
+
+    def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
+        """The normals of this key, which are given: their shape is not asked for."""
+        (slot,) = self.path
+        return self.given[slot]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Noise(AbstractNoise):
     """A key (seed, sample indices, path) and pure functions of it.
 
     ``Noise.of(0, 64)`` is the key of samples 0 to 63 of seed 0; row i of all that it draws depends on the

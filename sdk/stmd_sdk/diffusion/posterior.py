@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .noise import Noise
+from .noise import AbstractNoise, Noise
 from .schedule import VPSchedule, expand
 from .target import AbstractAffineTarget, AbstractTarget
 
@@ -103,12 +103,16 @@ class STMDPosterior:
         assert isinstance(self.target, AbstractAffineTarget)  # as the spec has it: x_0 must have one y
         return _velocity_towards(self.target.residual(raw, x_t, t), z, tau)
 
-    def draw_y(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def draw_y(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
+    ) -> Float[Tensor, "b *d"]:
         """Draw what the flow generates, with ``mean_flow_steps`` evaluations of the network."""
         epsilon = noise.normal(*x_t.shape[1:])
         return _integrate(lambda z, r, tau: self.velocity(z, r, tau, x_t, t), epsilon, self.mean_flow_steps)
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
+    ) -> Float[Tensor, "b *d"]:
         """Draw x_0: y, decoded."""
         return _clamped(self.target.decode(self.draw_y(x_t, t, noise), x_t, t), self.bound)
 
@@ -130,7 +134,9 @@ class DDPMPosterior:
         """The network's estimate of the noise in x_t."""
         return self.network(x_t, t[:, None])
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
+    ) -> Float[Tensor, "b *d"]:
         """Estimate x_0; ``noise`` is not used."""
         alpha, sigma = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
         return _clamped((x_t - sigma * self.epsilon(x_t, t)) / alpha, self.bound)
@@ -153,7 +159,9 @@ class MeanFlowPosterior:
         raw = self.network(z, torch.stack([tau, tau - r], dim=1))
         return raw if self.output == "velocity" else _velocity_towards(raw, z, tau)
 
-    def __call__(self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def __call__(
+        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
+    ) -> Float[Tensor, "b *d"]:
         """Map x_1 to x_0; ``noise`` is not used."""
         return _integrate(self.velocity, x_t, self.mean_flow_steps)
 

@@ -1,6 +1,7 @@
 """What the conditional flow generates: x_0 itself, or its residual about the posterior mean of one Gaussian.
 
-A target maps x_0 to y and back, given (x_t, t). :mod:`stmd_sdk.mixtures.local` has one for a mixture in the Gaussian's place.
+A target maps x_0 to y and back, given (x_t, t). :mod:`stmd_sdk.mixtures.local` has one for a mixture in the
+Gaussian's place.
 """
 
 from __future__ import annotations

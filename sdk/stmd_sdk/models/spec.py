@@ -13,7 +13,7 @@ from ..checks import check_integer
 from ..codecs.codec import Codec
 from ..config import read_config
 from ..diffusion.loop import MAX_STEPS
-from ..diffusion.posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, Posterior, STMDPosterior
+from ..diffusion.posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
 from ..diffusion.schedule import VPSchedule
 from ..diffusion.target import AbstractTarget, ResidualTarget, X0Target
 from ..errors import CheckpointError, InvalidArgumentError
@@ -122,7 +122,9 @@ class ModelSpec:
             return MixtureTarget(self.schedule, self.local_gaussians)
         return X0Target() if self.target == "x0" else ResidualTarget(self.schedule, self.sigma_data)
 
-    def build_posterior(self, network: Network, mean_flow_steps: int = 1) -> Posterior:
+    def build_posterior(
+        self, network: Network, mean_flow_steps: int = 1
+    ) -> STMDPosterior | MeanFlowPosterior | DDPMPosterior:
         """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
         match self.objective:
             case "stmd":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol, final, runtime_checkable
 
@@ -14,16 +17,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion import philox
-from ..diffusion.noise import Noise
+from ..diffusion.noise import GivenNoise, Noise
 from ..diffusion.posterior import Network
 from ..errors import DeviceError, StmdError
 from ..models.spec import ModelSpec
 from .chunks import out_of_memory
-from .whole import GivenNoise, normals, whole_run
+from .eager import whole_run
 
-__all__ = ["MAX_EVALUATIONS", "CapturedNetwork", "CudaGraphs", "Recorder", "bucket_of", "capturing"]
+__all__ = ["MAX_EVALUATIONS", "CapturedRun", "CudaGraphs", "Graphs", "Recorder", "bucket_of", "normals"]
 
 GRAPHS = 8  # recorded runs that are kept
+KEYS = 16  # keys whose random words are in memory at once
 MAX_EVALUATIONS = 128  # a graph has some hundred nodes an evaluation, and memory for each
 
 Work = Callable[[], Tensor]
@@ -79,7 +83,7 @@ class CudaGraphs:
         return replay
 
 
-class _Run(NamedTuple):
+class _Graph(NamedTuple):
     """A recorded run: it reads ``keys`` and ``indices`` and writes samples to one place."""
 
     keys: Int[Tensor, " keys"]
@@ -88,42 +92,47 @@ class _Run(NamedTuple):
 
 
 @final
-class CapturedNetwork:
-    """A network whose whole runs are recorded: noise, N x M evaluations, bridges and decoder in one graph.
-
-    There is one graph for each (bucket of rows, times, M). Called as a network, as guides and trajectories do, it
-    evaluates as it always did.
-    """
+class Graphs:
+    """The recorded runs of a network, one for each (bucket of rows, times, M); the latest are kept."""
 
     def __init__(self, network: Network, spec: ModelSpec, device: torch.device, recorder: Recorder) -> None:
-        self.network = network
         self.recorder = recorder
-        self._recorded = lru_cache(GRAPHS)(partial(_record, network, spec, device, recorder))
+        self.of = lru_cache(GRAPHS)(partial(_record, network, spec, device, recorder))
 
-    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
-        """Evaluate the network, step by step."""
-        return self.network(x, times)
 
-    def sample(
-        self, noise: Noise, times: Sequence[float], mean_flow_steps: int, most: int
-    ) -> Float[Tensor, "b *decoded"]:
-        """The samples of ``noise``, drawn in the next bucket of at most ``most`` rows; those that pad it are dropped.
+@final
+@dataclass(frozen=True)
+class CapturedRun:
+    """Noise, N x M evaluations, bridges and decoder as one graph, in the next bucket of at most ``most`` rows.
+
+    ``advance`` is called for each inference step once the graph is launched.
+    """
+
+    graphs: Graphs
+    most: int = sys.maxsize
+    advance: Callable[[], None] = lambda: None
+
+    @staticmethod
+    def fits(times: Sequence[float], mean_flow_steps: int) -> bool:
+        """Whether a run is short enough for one graph."""
+        return (len(times) - 1) * mean_flow_steps <= MAX_EVALUATIONS
+
+    def __call__(self, noise: Noise, times: Sequence[float], mean_flow_steps: int, /) -> Float[Tensor, "b *decoded"]:
+        """The samples of ``noise``; those that pad the bucket are dropped.
 
         Raises :class:`DeviceError` where the run cannot be captured.
         """
-        rows = bucket_of(len(noise), most)
-        with self.recorder.turn():
-            run = self._recorded(rows, tuple(times), mean_flow_steps)
-            keys = torch.from_numpy(philox.fold(noise.key, np.arange(len(run.keys))))
-            run.keys.copy_(keys, non_blocking=True)  # from pageable memory: CUDA has taken it when the call returns
-            run.indices.copy_(torch.nn.functional.pad(noise.indices, (0, rows - len(noise))))
+        rows = bucket_of(len(noise), self.most)
+        with self.graphs.recorder.turn():
+            graph = self.graphs.of(rows, tuple(times), mean_flow_steps)
+            keys = torch.from_numpy(philox.fold(noise.key, np.arange(len(graph.keys))))
+            graph.keys.copy_(keys, non_blocking=True)  # from pageable memory: CUDA has taken it when the call returns
+            graph.indices.copy_(torch.nn.functional.pad(noise.indices, (0, rows - len(noise))))
             # A copy: the next run writes to the same place.
-            return run.samples()[: len(noise)].clone()
-
-
-def capturing(network: Network, evaluations: int) -> CapturedNetwork | None:
-    """The network, if it captures runs of so many evaluations."""
-    return network if isinstance(network, CapturedNetwork) and evaluations <= MAX_EVALUATIONS else None
+            samples = graph.samples()[: len(noise)].clone()
+        for _ in times[1:]:
+            self.advance()
+        return samples
 
 
 def bucket_of(rows: int, most: int) -> int:
@@ -139,17 +148,17 @@ def _record(
     rows: int,
     times: tuple[float, ...],
     mean_flow_steps: int,
-) -> _Run:
+) -> _Graph:
     posterior = spec.build_posterior(network, mean_flow_steps)
     keys = torch.zeros(2 * (len(times) - 1), dtype=torch.int64, device=device)
     indices = torch.zeros(rows, dtype=torch.int64, device=device)
 
     @torch.inference_mode()
     def work() -> Tensor:
-        return whole_run(GivenNoise.holding(normals(keys, indices, spec.shape)), posterior, spec, times)
+        return whole_run(GivenNoise(normals(keys, indices, spec.shape)), posterior, spec, times)
 
     try:
-        return _Run(keys, indices, recorder.record(work))
+        return _Graph(keys, indices, recorder.record(work))
     except Exception as error:
         if isinstance(error, StmdError) or out_of_memory(error):
             raise
@@ -157,3 +166,19 @@ def _record(
         raise DeviceError(
             f"the run of {rows} samples cannot be captured as a CUDA graph: {line}; load the model with eager=True"
         ) from error
+
+
+def normals(
+    keys: Int[Tensor, " keys"], indices: Int[Tensor, " b"], shape: tuple[int, ...]
+) -> Float[Tensor, "keys b *d"]:
+    """What :meth:`Noise.normal` draws of each key (64 bits, as int64) for the sample indices, float32.
+
+    Keys are numbers on the device, not in the program: a captured graph draws another run's noise with them.
+    """
+    count = math.prod(shape)
+    blocks = torch.arange(-(-count // 4), device=indices.device)
+    parts: list[Tensor] = []
+    for some in keys.split(KEYS):
+        bits = philox.words(some[:, None, None], indices[:, None], blocks[None])
+        parts.append(torch.stack(philox.normals(bits, torch), dim=-1).flatten(2)[..., :count].float())
+    return torch.cat(parts).reshape(len(keys), len(indices), *shape)

@@ -15,18 +15,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..diffusion.noise import Noise
+
 from ..backends.session import open_session
 from ..checks import check_integer
 from ..diffusion import philox
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InvalidArgumentError
 from ..models.artefact import Artefact, read_onnx
 
-__all__ = ["WholeSampler", "is_whole_sampler", "normal"]
+__all__ = ["ExportedRun", "is_whole_sampler", "normal"]
 
 BATCH = 64  # rows at once where the user gives no batch size
 
@@ -46,8 +51,8 @@ def is_whole_sampler(path: Path) -> bool:
 
 @final
 @dataclass(frozen=True)
-class WholeSampler:
-    """An opened whole sampler. ``shape`` is that of one sample as the network sees it, channels first."""
+class ExportedRun:
+    """A whole run inside a file, opened. ``shape`` is that of one sample as the network sees it, channels first."""
 
     session: Any
     name: str
@@ -55,7 +60,7 @@ class WholeSampler:
     artefact: Artefact
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int = 0) -> WholeSampler:
+    def open(cls, path: str | Path, *, threads: int = 0) -> ExportedRun:
         """Open a file of ``stmd-export --whole`` on the CPU; with ``threads`` 0 the runtime chooses."""
         path = Path(path)
         text, artefact = read_onnx(path)
@@ -96,6 +101,15 @@ class WholeSampler:
         size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)
         indices = np.arange(first, first + n)
         return np.concatenate([self._draw(seed, indices[start : start + size]) for start in range(0, n, size)])
+
+    def __call__(self, noise: Noise, times: Sequence[float], mean_flow_steps: int, /) -> Tensor:
+        """The samples of ``noise``, for those who have PyTorch: a :class:`.run.Run` of the file's own times and M."""
+        import torch  # noqa: PLC0415  the file runs without it
+
+        if (tuple(times), mean_flow_steps) != (self.artefact.times, self.artefact.mean_flow_steps):
+            held = f"times {self.artefact.times} and M = {self.artefact.mean_flow_steps}"
+            raise InvalidArgumentError(f"{self.name} holds a run with {held}, not {tuple(times)} and {mean_flow_steps}")
+        return torch.from_numpy(self._draw(noise.key, noise.indices.numpy()))
 
     def _draw(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])

@@ -11,15 +11,18 @@ from ..diffusion.posterior import Network
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.checkpoint import load_model
 from ..models.spec import ModelSpec
-from .captured import CapturedNetwork, CudaGraphs
+from .captured import CapturedRun, CudaGraphs, Graphs
 
 __all__ = ["open_model"]
 
 
 def open_model(
     path: Path, device: torch.device | str | None, dtype: torch.dtype, *, compile: bool, eager: bool
-) -> tuple[Network, ModelSpec, torch.device]:
-    """The network of a model file, its spec, and the device it is on; see ``Sampler.from_pretrained``."""
+) -> tuple[Network, ModelSpec, torch.device, CapturedRun | None]:
+    """The network of a model file, its spec, the device it is on, and a run that captures it where it can be captured.
+
+    See ``Sampler.from_pretrained``.
+    """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
     if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
@@ -34,19 +37,19 @@ def open_model(
             spec, module = load_model(path)
             network = (CompiledNetwork if compile else TorchNetwork)(module, chosen, dtype)
             if chosen.type == "cuda" and not eager:
-                return CapturedNetwork(network, spec, chosen, CudaGraphs(chosen)), spec, chosen
-            return network, spec, chosen
+                return network, spec, chosen, CapturedRun(Graphs(network, spec, chosen, CudaGraphs(chosen)))
+            return network, spec, chosen, None
         case ".onnx":
             from ..backends.onnx import default_device, load_onnx  # noqa: PLC0415
 
             chosen = default_device() if device is None else resolve_device(device)
             spec, session = load_onnx(path, chosen)
-            return session, spec, chosen
+            return session, spec, chosen, None
         case ".engine":
             from ..backends.tensorrt import load_engine  # noqa: PLC0415
 
             spec, engine = load_engine(path, device)
-            return engine, spec, engine.device
+            return engine, spec, engine.device, None
         case _:
             raise CheckpointError(
                 f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx or .engine"

@@ -9,7 +9,7 @@ import pytest
 from stmd_sdk.cli import doctor as module
 from stmd_sdk.cli.doctor import Check, doctor, report
 
-SDK = Path(module.__file__).parents[1]
+SDK = Path(module.__file__).parents[2]
 ABSENT = ("torch", "numpy", "diffusers", "onnx", "onnxruntime", "tensorrt_rtx", "rich", "typer")
 
 
@@ -64,7 +64,7 @@ class Absent:
             raise ModuleNotFoundError(name, name=name.split(".")[0])
 sys.meta_path.insert(0, Absent())
 sys.path.insert(0, {str(SDK)!r})
-from stmd_sdk.doctor import doctor, report
+from stmd_sdk.cli.doctor import doctor, report
 print(report(doctor()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

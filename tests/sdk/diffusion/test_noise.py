@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from stmd_sdk import InvalidArgumentError, Noise
-from stmd_sdk.diffusion.noise import fresh_seed
+from stmd_sdk.diffusion.noise import GivenNoise, fresh_seed
 
 COUNT = 4096
 
@@ -169,6 +169,13 @@ def test_senseless_numbers_of_draws_are_refused(as_users_call, n):
 
 def test_the_largest_seed_and_the_last_index_are_usable():
     assert Noise.of(2**64 - 1, 1, first=2**32 - 1).fold(2**64 - 1).draws(2).normal(3).isfinite().all()
+
+
+def test_given_noise_folds_to_its_normals_and_has_nothing_else():
+    noise = Noise.of(5, 3)
+    given = GivenNoise(torch.stack([noise.fold(i).normal(2) for i in range(4)]))
+    assert all(torch.equal(given.fold(i).normal(2), noise.fold(i).normal(2)) for i in range(4))
+    assert not any(hasattr(given, name) for name in ("uniform", "words", "draws", "__len__", "__getitem__"))
 
 
 def test_fresh_seeds_differ_and_are_seeds():

@@ -14,8 +14,7 @@ from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.philox import fold
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
-from stmd_sdk.runs.captured import GRAPHS, MAX_EVALUATIONS, CapturedNetwork, bucket_of
-from stmd_sdk.runs.whole import normals
+from stmd_sdk.runs.captured import GRAPHS, MAX_EVALUATIONS, CapturedRun, Graphs, bucket_of, normals
 
 CPU = torch.device("cpu")
 UNET = UNetConfig(channels=(8, 16), groups=4, embedding_width=16)
@@ -55,7 +54,7 @@ def _repeating(record=lambda work: work()):
 
 def _captured(network=_formula, spec=None, recorder=None):
     spec = spec or _vectors()
-    return Sampler(CapturedNetwork(network, spec, CPU, recorder or _repeating()), spec, CPU)
+    return Sampler(network, spec, CPU, captured=CapturedRun(Graphs(network, spec, CPU, recorder or _repeating())))
 
 
 # The samples
@@ -229,9 +228,9 @@ def test_a_run_neither_reads_a_value_nor_crosses_devices(spec, device, dtype):
 
     device = torch.device(device)
     network = TorchNetwork(spec.build_network().eval().requires_grad_(False), device, dtype)
-    captured = CapturedNetwork(network, spec, device, _repeating(record))
+    captured = CapturedRun(Graphs(network, spec, device, _repeating(record)), most=4)
     times = (1.0, 0.0) if spec.objective == "meanflow" else (1.0, 0.6, 0.0)
-    drawn = captured.sample(Noise.of(0, 3, device=device), times, 1 if spec.objective == "ddpm" else 2, 4)
+    drawn = captured(Noise.of(0, 3, device=device), times, 1 if spec.objective == "ddpm" else 2)
     assert (drawn.shape, drawn.device, drawn.dtype) == ((3, *spec.shape), device, torch.float32)
 
 
@@ -247,7 +246,9 @@ def model(tmp_path):
 
 def test_on_the_cpu_nothing_is_captured(model):
     for eager in (False, True):
-        assert isinstance(Sampler.from_pretrained(model, device="cpu", eager=eager).network, TorchNetwork)
+        sampler = Sampler.from_pretrained(model, device="cpu", eager=eager)
+        assert isinstance(sampler.network, TorchNetwork)
+        assert sampler.captured is None
 
 
 @pytest.mark.gpu
@@ -256,7 +257,8 @@ def test_on_the_cpu_nothing_is_captured(model):
 def test_graphs_draw_what_eager_draws_and_the_same_again(model, dtype):
     captured = Sampler.from_pretrained(model, device="cuda", dtype=dtype)
     eager = Sampler.from_pretrained(model, device="cuda", dtype=dtype, eager=True)
-    assert isinstance(captured.network, CapturedNetwork)
+    assert captured.captured is not None
+    assert eager.captured is None
     for n, seed in ((16, 1), (5, 2), (16, 3), (1, 4)):
         drawn = captured.sample(n, mean_flow_steps=2, seed=seed)
         assert torch.allclose(drawn, eager.sample(n, mean_flow_steps=2, seed=seed), atol=1e-4 + 30 * _epsilon(dtype))
@@ -305,4 +307,4 @@ def _captured_on_cuda(network, spec):
     from stmd_sdk.runs.captured import CudaGraphs
 
     cuda = torch.device("cuda")
-    return Sampler(CapturedNetwork(network, spec, cuda, CudaGraphs(cuda)), spec, cuda)
+    return Sampler(network, spec, cuda, captured=CapturedRun(Graphs(network, spec, cuda, CudaGraphs(cuda))))

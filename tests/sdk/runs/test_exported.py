@@ -15,8 +15,8 @@ from stmd_sdk.errors import CheckpointError, InvalidArgumentError
 from stmd_sdk.models.artefact import Artefact, sealed
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig
-from stmd_sdk.runs import exported as runner
-from stmd_sdk.runs.exported import WholeSampler, is_whole_sampler
+from stmd_sdk.runs import exported
+from stmd_sdk.runs.exported import ExportedRun, is_whole_sampler
 
 SPEC = ModelSpec(name="known", objective="stmd", shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec())
 ARTEFACT = Artefact("sampler", "fp32", 21, "0" * 64, (1.0, 0.5, 0.0), 1)
@@ -55,18 +55,18 @@ def test_numpys_noise_has_the_bits_of_the_sdks(shape, seed, first):
         noise = Noise.of(seed, 4, first=first)
         for i in folds:
             noise = noise.fold(i)
-        assert np.array_equal(runner.normal(seed, folds, indices, shape), noise.normal(*shape).numpy())
+        assert np.array_equal(exported.normal(seed, folds, indices, shape), noise.normal(*shape).numpy())
 
 
 def test_the_noise_enters_key_by_key(path):
     noise = Noise.of(11, 5, first=2)
     expected = sum((i + 1) * noise.fold(i).normal(3) for i in range(4)).numpy()
-    drawn = WholeSampler.open(path).sample(5, seed=11, first=2)
+    drawn = ExportedRun.open(path).sample(5, seed=11, first=2)
     assert np.allclose(drawn, expected, atol=1e-6)
 
 
 def test_sample_k_does_not_depend_on_its_batch(path):
-    sampler = WholeSampler.open(path)
+    sampler = ExportedRun.open(path)
     together = sampler.sample(9, seed=1)
     assert np.array_equal(sampler.sample(9, seed=1, batch_size=2), together)
     assert np.array_equal(sampler.sample(3, seed=1, first=4), together[4:7])
@@ -89,7 +89,7 @@ def test_sample_k_does_not_depend_on_its_batch(path):
 )
 def test_bad_arguments_are_refused(path, bad, as_users_call):
     with pytest.raises(InvalidArgumentError):
-        WholeSampler.open(path).sample(**bad)
+        ExportedRun.open(path).sample(**bad)
 
 
 def test_a_network_is_told_from_a_whole_sampler(tmp_path, path):
@@ -97,31 +97,40 @@ def test_a_network_is_told_from_a_whole_sampler(tmp_path, path):
     assert is_whole_sampler(path)
     assert not is_whole_sampler(network)
     with pytest.raises(CheckpointError, match="--whole"):
-        WholeSampler.open(network)
+        ExportedRun.open(network)
 
 
 def test_an_input_that_does_not_fit_the_steps_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="noise"):
-        WholeSampler.open(whole(tmp_path / "odd.onnx", keys=6))
+        ExportedRun.open(whole(tmp_path / "odd.onnx", keys=6))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
-        WholeSampler.open(tmp_path / "nowhere.onnx")
+        ExportedRun.open(tmp_path / "nowhere.onnx")
+
+
+def test_with_pytorch_it_is_a_run_of_its_own_times_and_no_others(path):
+    run = ExportedRun.open(path)
+    drawn = run(Noise.of(11, 5, first=2), (1.0, 0.5, 0.0), 1)
+    assert np.array_equal(drawn.numpy(), run.sample(5, seed=11, first=2))
+    for times, m in (((1.0, 0.0), 1), ((1.0, 0.5, 0.0), 2)):
+        with pytest.raises(InvalidArgumentError, match=r"holds a run with times \(1.0, 0.5, 0.0\) and M = 1"):
+            run(Noise.of(11, 5), times, m)
 
 
 def test_it_draws_where_pytorch_and_diffusers_are_not_installed(path):
-    sdk = Path(runner.__file__).parents[1]
+    sdk = Path(exported.__file__).parents[2]
     program = f"""
 import sys
 for absent in ("torch", "diffusers", "safetensors", "onnx", "jaxtyping", "rich", "typer"):
     sys.modules[absent] = None
 sys.path.insert(0, {str(sdk)!r})
-from stmd_sdk.runner import WholeSampler
-print(WholeSampler.open({str(path)!r}).sample(2, seed=3).tolist())
+from stmd_sdk.runs.exported import ExportedRun
+print(ExportedRun.open({str(path)!r}).sample(2, seed=3).tolist())
 """
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert np.allclose(eval(printed), WholeSampler.open(path).sample(2, seed=3), atol=1e-6)
+    assert np.allclose(eval(printed), ExportedRun.open(path).sample(2, seed=3), atol=1e-6)
 
 
 def test_the_command_line_draws_where_they_are_not_installed(path, tmp_path):
@@ -129,8 +138,8 @@ def test_the_command_line_draws_where_they_are_not_installed(path, tmp_path):
 import sys
 for absent in ("torch", "diffusers", "safetensors", "onnx", "jaxtyping"):
     sys.modules[absent] = None
-sys.path.insert(0, {str(Path(runner.__file__).parents[1])!r})
-from stmd_sdk.cli import app
+sys.path.insert(0, {str(Path(exported.__file__).parents[2])!r})
+from stmd_sdk.cli.app import app
 app(["sample", "--n", "2", "--seed", "3", "--out", {str(tmp_path / "x.npz")!r}, "--model", *sys.argv[1:]])
 """
 
@@ -140,7 +149,7 @@ app(["sample", "--n", "2", "--seed", "3", "--out", {str(tmp_path / "x.npz")!r}, 
 
     done = run(path)
     assert done.returncode == 0, done.stderr
-    assert np.array_equal(np.load(tmp_path / "x.npz")["x"], WholeSampler.open(path).sample(2, seed=3))
+    assert np.array_equal(np.load(tmp_path / "x.npz")["x"], ExportedRun.open(path).sample(2, seed=3))
     refused = run("mnist")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: torch is not installed: pip install stmd-sdk")
