@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from stmd_export import Whole, export_onnx
 from stmd_sdk import ModelSpec, Sampler
 from stmd_sdk.codecs.codec import PixelCodec
-from stmd_sdk.diffusion.posterior import Network
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.errors import DeviceError, InvalidArgumentError, StmdError
 from stmd_sdk.models.checkpoint import bundled_models, load_model, resolve_model, save_model
 from stmd_sdk.networks import PRESETS

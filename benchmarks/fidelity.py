@@ -29,9 +29,11 @@ from solvers import ddim
 from torch import Tensor
 
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import Network, Posterior
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.posterior import Posterior
+from stmd_sdk.diffusion.schedule import Schedule
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
 from stmd_sdk.files import written_whole
 from stmd_sdk.models.checkpoint import save_model
@@ -111,7 +113,7 @@ def run_cell(cell: Cell, out: Path) -> Row:
     return json.loads(saved.read_text())  # as a later run will read it
 
 
-def _trained(cell: Cell, data: GaussianMixture, schedule: VPSchedule, path: Path) -> Row:
+def _trained(cell: Cell, data: GaussianMixture, schedule: Schedule, path: Path) -> Row:
     recipe = cell.recipe()
     begun = time.process_time()
     spec = replace(
@@ -137,7 +139,7 @@ def _trained(cell: Cell, data: GaussianMixture, schedule: VPSchedule, path: Path
     return row | {"kernel M=2": twice} | _judged(spec.build_posterior(state.network, 1), data, schedule, cell)
 
 
-def _fitted(cell: Cell, data: GaussianMixture, schedule: VPSchedule) -> Row:
+def _fitted(cell: Cell, data: GaussianMixture, schedule: Schedule) -> Row:
     """What ``local`` starts from: y is noise."""
     recipe, begun = load_recipe(f"{cell.problem}-local", (f"seed={cell.seed}",)), time.process_time()
     target = measured_spec(recipe, data).build_target()
@@ -149,13 +151,13 @@ def _fitted(cell: Cell, data: GaussianMixture, schedule: VPSchedule) -> Row:
     return row | _judged(posterior, data, schedule, cell)
 
 
-def _judged(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, cell: Cell) -> Row:
+def _judged(posterior: Posterior, data: GaussianMixture, schedule: Schedule, cell: Cell) -> Row:
     """The certificate's figures, and the distance to the data over N."""
     distance = {n: _distance(data, _draw(posterior, data, schedule, n, cell), cell) for n in STEPS}
     return {"kernel M=1": _kernel(posterior, data, schedule, cell), "distance": distance}
 
 
-def _kernel(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, cell: Cell) -> dict[str, Row]:
+def _kernel(posterior: Posterior, data: GaussianMixture, schedule: Schedule, cell: Cell) -> dict[str, Row]:
     figures: dict[str, Row] = {}
     for finding in kernel_certificate(posterior, data, schedule, pairs=cell.pairs).findings:
         figures.setdefault(finding.measure, {})[str(finding.t)] = finding.estimate.value
@@ -166,7 +168,7 @@ def _size(data: GaussianMixture, cell: Cell) -> int:
     return (65536 if data.shape == (2,) else 10000) if cell.pairs >= 16384 else 10000
 
 
-def _draw(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, n: int, cell: Cell) -> Tensor:
+def _draw(posterior: Posterior, data: GaussianMixture, schedule: Schedule, n: int, cell: Cell) -> Tensor:
     noise, chunks = Noise.of(1000 + cell.seed, _size(data, cell)), list[Tensor]()
     for start in range(0, len(noise), 4096):
         *_, (_, x_0, _) = reverse_sde(posterior, schedule, time_grid(n), data.shape, noise[start : start + 4096])
@@ -174,7 +176,7 @@ def _draw(posterior: Posterior, data: GaussianMixture, schedule: VPSchedule, n: 
     return torch.cat(chunks)
 
 
-def _exact(method: str, data: GaussianMixture, schedule: VPSchedule, n: int, cell: Cell) -> Tensor:
+def _exact(method: str, data: GaussianMixture, schedule: Schedule, n: int, cell: Cell) -> Tensor:
     """The samplers that know the posterior's mean alone, and know it exactly."""
 
     def mean(x_t: Tensor, t: Tensor, _noise: Noise) -> Tensor:

@@ -22,7 +22,7 @@ from stmd_sdk import DataError, InferenceError, InferenceWarning, Noise, Sampler
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.loop import time_grid
-from stmd_sdk.diffusion.posterior import STMDPosterior
+from stmd_sdk.diffusion.posterior import FlowPosterior
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
 from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool, box_mask
@@ -112,7 +112,7 @@ def dps_draws(steps: int, zeta: float) -> Method:
     def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
         spec, times = sampler.spec, time_grid(steps)
         stmd = spec.build_posterior(sampler.network)
-        assert isinstance(stmd, STMDPosterior)
+        assert isinstance(stmd, FlowPosterior)
 
         def mean(x_t: Tensor, t: Tensor, noise: Noise) -> Tensor:
             z, one = noise.normal(*spec.shape), torch.ones_like(t)

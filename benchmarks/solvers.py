@@ -11,14 +11,14 @@ from torch import Tensor
 
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.posterior import Posterior
-from stmd_sdk.diffusion.schedule import VPSchedule, expand
+from stmd_sdk.diffusion.schedule import Schedule, expand
 from stmd_sdk.operators import Operator
 
 __all__ = ["ddim", "dpm_solver", "dps"]
 
 
 def ddim(
-    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
+    posterior: Posterior, schedule: Schedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
 ) -> Float[Tensor, "b *d"]:
     """DDIM with η = 0 (Song et al., 2021)."""
     x = noise.fold(0).normal(*shape)
@@ -30,7 +30,7 @@ def ddim(
 
 
 def dpm_solver(
-    posterior: Posterior, schedule: VPSchedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
+    posterior: Posterior, schedule: Schedule, times: Sequence[float], shape: tuple[int, ...], noise: Noise
 ) -> Float[Tensor, "b *d"]:
     """DPM-Solver++(2M) (Lu et al., 2022), its first and last step of first order."""
     x = noise.fold(0).normal(*shape)
@@ -49,7 +49,7 @@ def dpm_solver(
 
 def dps(
     posterior: Posterior,
-    schedule: VPSchedule,
+    schedule: Schedule,
     times: Sequence[float],
     shape: tuple[int, ...],
     noise: Noise,
@@ -69,5 +69,5 @@ def dps(
     return x
 
 
-def _half_log_snr(schedule: VPSchedule, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+def _half_log_snr(schedule: Schedule, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     return schedule.alpha(t).log() - schedule.sigma(t).log()

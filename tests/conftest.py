@@ -6,9 +6,9 @@ import jaxtyping
 import pytest
 import torch
 
-from stmd_sdk.diffusion.posterior import Network
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.diffusion.vp import VPSchedule
 
 
 def pytest_configure(config):

@@ -183,7 +183,7 @@ def test_the_schedule_alone_knows_beta():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("beta_min", "beta_max")
     }
-    assert readers == {"sdk/stmd_sdk/diffusion/schedule.py"}
+    assert readers == {"sdk/stmd_sdk/diffusion/vp.py"}
 
 
 def test_diffusers_is_imported_by_the_u_net_alone_when_a_module_is_imported():

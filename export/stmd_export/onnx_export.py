@@ -22,7 +22,7 @@ from stmd_sdk.backends.session import open_session, runtime
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.diffusion.loop import time_grid
-from stmd_sdk.diffusion.posterior import Network
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extra
 from stmd_sdk.models.artefact import Artefact, Precision, data_path, sealed
 from stmd_sdk.models.checkpoint import load_model, resolve_model

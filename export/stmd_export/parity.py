@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import Network
 from stmd_sdk.evaluation.distances import distance_blocks
 from stmd_sdk.models.artefact import Precision
 from stmd_sdk.models.spec import ModelSpec

@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .diffusion.network import Network
     from .diffusion.noise import Noise
-    from .diffusion.posterior import Network, Posterior
-    from .diffusion.schedule import VPSchedule
+    from .diffusion.posterior import Posterior
+    from .diffusion.vp import VPSchedule
     from .errors import (
         CheckpointError,
         DataError,
@@ -44,7 +45,7 @@ HOMES = {
     "InvalidArgumentError": "errors",
     "MissingExtraError": "errors",
     "ModelSpec": "models.spec",
-    "Network": "diffusion.posterior",
+    "Network": "diffusion.network",
     "Noise": "diffusion.noise",
     "OutputError": "errors",
     "Posterior": "diffusion.posterior",
@@ -53,7 +54,7 @@ HOMES = {
     "SteeredDraws": "inference.draws",
     "StmdError": "errors",
     "TrainingError": "errors",
-    "VPSchedule": "diffusion.schedule",
+    "VPSchedule": "diffusion.vp",
     "grid": "images",
     "posterior_summary": "inference.summary",
     "to_images": "images",

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .checks import check_integer
 from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
+from .diffusion.network import Network
 from .diffusion.noise import Noise
-from .diffusion.posterior import Network, Posterior, bounded
+from .diffusion.posterior import Posterior, bounded
 from .errors import InvalidArgumentError
 from .inference.chain import metropolis, noising_for
 from .inference.draws import ChainDraws, SteeredDraws, run_chains, run_particles

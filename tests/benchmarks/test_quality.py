@@ -9,7 +9,8 @@ import torch
 from solvers import ddim, dpm_solver
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.schedule import VPSchedule, expand
+from stmd_sdk.diffusion.schedule import expand
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.sampler import time_grid
 

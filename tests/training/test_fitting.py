@@ -14,7 +14,7 @@ from stmd_sdk.errors import InvalidArgumentError, MissingExtraError
 from stmd_sdk.evaluation import kernel_certificate, mixture
 from stmd_sdk.mixtures.local import LocalGaussians, MixtureTarget
 from stmd_sdk.models.checkpoint import load_model
-from stmd_training import measured
+from stmd_training import fitting
 from stmd_training.fitting import fit_local_gaussians, measured_spec
 from stmd_training.recipe import load_recipe
 from stmd_training.run import Run
@@ -68,7 +68,7 @@ def test_flat_directions_and_files_in_order_of_classes_are_no_trouble(monkeypatc
     # Two classes, one after the other, whose second coordinate never moves.
     x = torch.cat([torch.full((500,), -2.0), torch.full((500,), 2.0)]) + 0.1 * Noise.of(0, 1000).normal()
     data = ArrayData("flat", torch.stack([x, torch.ones(1000)], dim=1), VectorCodec())
-    monkeypatch.setattr(measured, "SAMPLES", 200)
+    monkeypatch.setattr(fitting, "SAMPLES", 200)
     recipe = load_recipe("mixture2d-local", ("clusters=2",))
     tables = measured_spec(recipe, data).local_gaussians.tables
     assert tables.means[:, 0].sort().values == pytest.approx([-2, 2], abs=0.05)
@@ -90,7 +90,7 @@ def test_a_recipe_that_does_not_fit_its_target_is_refused(settings, says):
 
 
 def test_an_interrupted_run_from_local_gaussians_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "SAMPLES", 2000)
+    monkeypatch.setattr(fitting, "SAMPLES", 2000)
     recipe, data = load_recipe("mixture2d-local", (*SHORT, "clusters=8")), mixture("mixture2d")
     whole = Run(recipe, data, tmp_path / "whole")(progress=False)
     Run(replace(recipe, steps=3, decay="constant"), data, tmp_path / "short")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_training.learned_weights import LossWeights
 from stmd_training.losses import EnergyScore, STMDLoss

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import STMDPosterior
-from stmd_sdk.diffusion.schedule import VPSchedule, expand
+from stmd_sdk.diffusion.posterior import FlowPosterior
+from stmd_sdk.diffusion.schedule import expand
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.diffusion.velocity import NetworkVelocity
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.networks import UNetConfig, build_network
 from stmd_training.losses import DDPMLoss, EnergyScore, FlowLoss, MeanFlowLoss, STMDLoss
 from stmd_training.times import TimeSampler
@@ -14,6 +16,10 @@ from stmd_training.times import TimeSampler
 SCHEDULE = VPSchedule()
 DEVIATION = 0.5
 PLAIN = FlowLoss(power=0.0)
+
+
+def stmd_posterior(network, target, output="velocity", mean_flow_steps=1, bound=None):
+    return FlowPosterior(NetworkVelocity(network, target, output), target, mean_flow_steps, bound)
 
 
 def gaussian(n, seed=0, d=3):
@@ -121,12 +127,12 @@ def test_the_target_carries_no_gradient():
     noise, x_0 = Noise.of(0, 64), gaussian(64)
     flow = FlowLoss(TimeSampler(moving_share=1.0), power=0.0)
 
-    def velocity(z, r, tau, rows):
+    def velocity(z, r, tau, x_t, t):
         return weight * z * expand(tau, z)
 
     epsilon = noise.fold(5).normal(3)
     tau, r = flow.times(noise)
-    (gradient,) = torch.autograd.grad(flow(velocity, x_0, epsilon, tau, r).mean(), weight)
+    (gradient,) = torch.autograd.grad(flow(velocity, x_0, epsilon, tau, r, x_0, tau).mean(), weight)
     z = (1 - tau[:, None]) * x_0 + tau[:, None] * epsilon
     v = epsilon - x_0
     derivative = 0.3 * (v * tau[:, None] + z)
@@ -143,7 +149,7 @@ def test_the_adaptive_weight_scales_the_gradient_of_each_sample():
     def gradients(power):
         offset = torch.zeros(8, 3, requires_grad=True)
         flow = FlowLoss(TimeSampler(moving_share=0.0), power=power, offset=1e-3)
-        losses = flow(lambda z, r, tau, rows: z + offset[rows], x_0, epsilon, *flow.times(noise))
+        losses = flow(lambda z, r, tau, x_t, t: z + x_t, x_0, epsilon, *flow.times(noise), offset, x_0[:, 0])
         (gradient,) = torch.autograd.grad(losses.sum(), offset)
         return gradient * 3 ** (1 - power), losses
 
@@ -167,7 +173,7 @@ def test_the_energy_score_is_least_for_the_true_posterior(target, score):
 
     def scores(spread, shift=0.0):
         # velocity at (ε, 0, 1) is ε - ŷ
-        posterior = STMDPosterior(lambda x, _: x[:, :3] - (mean_y + shift + spread * deviation_y * x[:, :3]), target)
+        posterior = stmd_posterior(lambda x, _: x[:, :3] - (mean_y + shift + spread * deviation_y * x[:, :3]), target)
         return score(posterior, x_0, x_t, t, noise).double()
 
     exact = scores(1.0)
@@ -181,7 +187,7 @@ def test_the_energy_score_has_one_mean_whatever_the_number_of_draws():
     noise, t = Noise.of(8, n), torch.full((n,), 0.4)
     x_0 = gaussian(n)
     x_t = SCHEDULE.marginal(x_0, t, noise.fold(1).normal(3))
-    posterior = STMDPosterior(exact_average_velocity, X0Target())
+    posterior = stmd_posterior(exact_average_velocity, X0Target())
     few, many = (EnergyScore(draws=draws)(posterior, x_0, x_t, t, noise).double() for draws in (2, 8))
     difference = few - many
     assert abs(difference.mean()) < 4 * difference.std() / n**0.5
@@ -199,7 +205,7 @@ def test_a_bounded_model_is_scored_by_its_clamped_draws():
         def network(x, _):
             return x[:, :3] * (1 - spread / 1.28)  # ε - ŷ, so that draws are spread * ε / 1.28
 
-        posterior = STMDPosterior(network, X0Target(), bound=bound)
+        posterior = stmd_posterior(network, X0Target(), bound=bound)
         return EnergyScore()(posterior, x_0, x_t, t, noise).double()
 
     exact = score(1.0, bound)

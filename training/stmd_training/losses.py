@@ -6,7 +6,7 @@ A loss is a function of a network, clean data and a noise key; equation numbers 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, Protocol, final, runtime_checkable
@@ -15,18 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import (
-    TAU_FLOOR,
-    DDPMPosterior,
-    MeanFlowPosterior,
-    Network,
-    Output,
-    Posterior,
-    STMDPosterior,
-)
-from stmd_sdk.diffusion.schedule import VPSchedule, expand
+from stmd_sdk.diffusion.posterior import FlowPosterior, Posterior
+from stmd_sdk.diffusion.schedule import Schedule, expand
 from stmd_sdk.diffusion.target import AbstractAffineTarget, AbstractTarget, X0Target
+from stmd_sdk.diffusion.velocity import TAU_FLOOR, NetworkVelocity, Output, UnconditionalVelocity, Velocity
 from stmd_sdk.errors import InvalidArgumentError
 
 from .forward_mode import value_and_derivative
@@ -53,21 +48,17 @@ class Loss(Protocol):
         ...
 
 
-Velocity = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
-"""u(z, r, τ) on some of a batch's rows; the condition (x_t, t) of those rows is the closure's."""
-
-
 def _squared_norm(x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
     return x.flatten(1).square().sum(1)
 
 
 def _velocity_and_derivative(
-    method: Derivative, velocity: Velocity, z: Tensor, r: Tensor, tau: Tensor, v: Tensor, rows: slice
+    method: Derivative, velocity: Velocity, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor]:
     """u(z_τ, r, τ) with its graph, and its derivative v·∂_z u + ∂_τ u along the path, r fixed, without one."""
 
     def u(z: Tensor, tau: Tensor) -> Tensor:
-        return velocity(z, r, tau, rows)
+        return velocity(z, r, tau, x_t, t)
 
     one = torch.ones_like(tau)
     if method == "jvp" and not torch.is_autocast_enabled(z.device.type):
@@ -111,9 +102,11 @@ class FlowLoss:
         epsilon: Float[Tensor, "b *d"],
         tau: Float[Tensor, " b"],
         r: Float[Tensor, " b"],
+        x_t: Float[Tensor, "b *d"],
+        t: Float[Tensor, " b"],
         unit: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0), at intervals that ``times`` drew."""
+        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0) given (x_t, t), at intervals ``times`` drew."""
         z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
         v = epsilon - y
         k = self.times.moving_rows(len(y))
@@ -121,12 +114,12 @@ class FlowLoss:
         u, target = [], v.clone()
         if k > 0:
             value, du = _velocity_and_derivative(
-                self.derivative, velocity, z[moving], r[moving], tau[moving], v[moving], moving
+                self.derivative, velocity, *(part[moving] for part in (z, r, tau, x_t, t, v))
             )
             u.append(value)
             target[moving] -= expand((tau - r)[moving], du) * du
         if k < len(y):
-            u.append(velocity(z[still], r[still], tau[still], still))
+            u.append(velocity(*(part[still] for part in (z, r, tau, x_t, t))))
         error = _squared_norm(torch.cat(u) - target)
         if unit is not None:
             error = error * (unit * tau.clamp(min=TAU_FLOOR)) ** 2
@@ -189,7 +182,7 @@ class STMDLoss:
     times.
     """
 
-    schedule: VPSchedule
+    schedule: Schedule
     target: AbstractTarget = X0Target()
     output: Output = "velocity"
     flow: FlowLoss = FlowLoss()
@@ -205,9 +198,9 @@ class STMDLoss:
         x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
         return t, x_t, self.target.encode(x_0, x_t, t, noise.fold(5))
 
-    def posterior(self, network: Network) -> STMDPosterior:
+    def posterior(self, network: Network) -> FlowPosterior:
         """The one-step posterior that is trained."""
-        return STMDPosterior(network, self.target, self.output, bound=self.bound)
+        return FlowPosterior(NetworkVelocity(network, self.target, self.output), self.target, bound=self.bound)
 
     def score(
         self, network: Network, x_0: Tensor, look: tuple[Tensor, Tensor, Tensor], noise: Noise
@@ -221,20 +214,20 @@ class STMDLoss:
 
     def _unit(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """c_out, the size of x_0's errors over y's."""
-        assert isinstance(self.target, AbstractAffineTarget)  # as the recipe has it
-        return self.target.coefficients(t)[1]
+        match self.target:
+            case AbstractAffineTarget() as target:
+                return target.coefficients(t)[1]
+            case _:
+                raise AssertionError("errors of x_0 need a target whose x_0 has one y, as the recipe has it")
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss plus λ times the energy score."""
-        posterior, look = self.posterior(network), self.look(x_0, noise)
+        look = self.look(x_0, noise)
         t, x_t, y = look
-
-        def velocity(z: Tensor, r: Tensor, tau: Tensor, rows: slice) -> Tensor:
-            return posterior.velocity(z, r, tau, x_t[rows], t[rows])
-
         unit = None if self.error_of == "y" else self._unit(t)
         tau, r = self.flow.times(noise.fold(3))
-        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, unit)
+        velocity = self.posterior(network).velocity
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, x_t, t, unit)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
         if self.energy_score.weight > 0:
@@ -255,13 +248,9 @@ class MeanFlowLoss:
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss."""
-        posterior = MeanFlowPosterior(network, self.output)
-
-        def velocity(z: Tensor, r: Tensor, tau: Tensor, _rows: slice) -> Tensor:
-            return posterior.velocity(z, r, tau)
-
-        tau, r = self.flow.times(noise.fold(3))
-        return self.flow(velocity, x_0, noise.fold(2).normal(*x_0.shape[1:]), tau, r)
+        velocity = UnconditionalVelocity(network, self.output)
+        (tau, r), epsilon = self.flow.times(noise.fold(3)), noise.fold(2).normal(*x_0.shape[1:])
+        return self.flow(velocity, x_0, epsilon, tau, r, epsilon, torch.ones_like(tau))
 
 
 @final
@@ -269,11 +258,11 @@ class MeanFlowLoss:
 class DDPMLoss:
     """Regress the noise in x_t (Ho et al., 2020), t ~ U(1e-3, 1); mean square over dimensions."""
 
-    schedule: VPSchedule
+    schedule: Schedule
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Mean squared error of ε."""
         t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform()
         epsilon = noise.fold(1).normal(*x_0.shape[1:])
-        estimate = DDPMPosterior(network, self.schedule).epsilon(self.schedule.marginal(x_0, t, epsilon), t)
+        estimate = EpsilonDenoiser(network, self.schedule).epsilon(self.schedule.marginal(x_0, t, epsilon), t)
         return _squared_norm(estimate - epsilon) / x_0[0].numel()

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from stmd_sdk.codecs.codec import Codec, PixelCodec
 from stmd_sdk.config import read_config
-from stmd_sdk.diffusion.posterior import Output
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.velocity import Output
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.models.spec import Fact, ModelSpec, Objective, Target

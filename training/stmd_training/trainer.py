@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import Network
 from stmd_sdk.errors import TrainingError
 from stmd_sdk.models.spec import ModelSpec
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
 from .noise import Key
-from .schedule import VPSchedule
+from .schedule import Schedule
 
 __all__ = ["MAX_STEPS", "Steps", "reverse_sde", "time_grid", "times_of_rows"]
 
@@ -41,7 +41,7 @@ def time_grid(steps: int | Sequence[float]) -> list[float]:
 
 def reverse_sde(
     posterior: Callable[[Tensor, Tensor, Key], Tensor],
-    schedule: VPSchedule,
+    schedule: Schedule,
     times: Sequence[float],
     shape: tuple[int, ...],
     noise: Key,

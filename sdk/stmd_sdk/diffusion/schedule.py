@@ -1,20 +1,18 @@
-"""The forward process: the only place that knows β.
+"""The seam of schedules: how signal and noise mix at each time, and the bridge between two times.
 
 Equation numbers are those of arXiv 2605.07661.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from abc import abstractmethod
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Num, Shaped
 from torch import Tensor
 
-from ..errors import InvalidArgumentError
-
-__all__ = ["VPSchedule", "expand"]
+__all__ = ["Schedule", "expand"]
 
 
 def expand(t: Num[Tensor, " b"] | Bool[Tensor, " b"], x: Float[Tensor, "b *d"]) -> Shaped[Tensor, "b *ones"]:
@@ -22,24 +20,23 @@ def expand(t: Num[Tensor, " b"] | Bool[Tensor, " b"], x: Float[Tensor, "b *d"]) 
     return t.reshape(-1, *[1] * (x.ndim - 1))
 
 
-@dataclass(frozen=True)
-class VPSchedule:
-    """The variance-preserving SDE dx = -½ β(t) x dt + √β(t) dW on t in [0, 1] (14).
+@runtime_checkable  # for the checks of annotations in the tests
+class Schedule(Protocol):
+    """A variance-preserving diffusion on t in [0, 1]: x_t | x_0 ~ N(α_t x_0, (1 - α_t²) I) (15).
 
-    β(t) = β_min + t (β_max - β_min). Times are float32 tensors of shape [b].
+    A schedule is its ``log_ratio`` and the inverse, ``time``; marginal and bridge follow. Any other Gaussian path is
+    this one after scaling: what is seen of x_0 at noise level σ_t/α_t is the same. Times are float32 tensors [b].
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.beta_min <= self.beta_max < math.inf):
-            raise InvalidArgumentError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
-
+    @abstractmethod
     def log_ratio(self, t: Tensor, s: Tensor) -> Tensor:
-        """log(α_t / α_s) = -½ ∫_s^t β, without the cancellation of a difference of logarithms."""
-        slope = self.beta_max - self.beta_min
-        return -0.25 * slope * (t - s) * (t + s) - 0.5 * self.beta_min * (t - s)
+        """log(α_t / α_s), without the cancellation of a difference of logarithms; α_0 = 1."""
+        ...
+
+    @abstractmethod
+    def time(self, ratio: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """The time at which σ_t / α_t = ``ratio``; 1 where it never gets so large."""
+        ...
 
     def alpha(self, t: Tensor) -> Tensor:
         """α_t of the marginal x_t | x_0 ~ N(α_t x_0, σ_t² I) (15)."""
@@ -52,15 +49,6 @@ class VPSchedule:
     def sigma(self, t: Tensor) -> Tensor:
         """σ_t of the marginal (15)."""
         return self.variance(t).sqrt()
-
-    def time(self, ratio: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The time at which σ_t / α_t = ``ratio``; 1 where it never gets so large.
-
-        -log α_t = ½ log(1 + ratio²) is a quadratic equation in t.
-        """
-        slope, level = 0.25 * (self.beta_max - self.beta_min), 0.5 * self.beta_min
-        c = 0.5 * torch.log1p(ratio**2)
-        return (2 * c / (level + (level**2 + 4 * slope * c).sqrt())).clamp(max=1)
 
     def marginal(
         self, x_0: Float[Tensor, "b *d"], t: Float[Tensor, " b"], epsilon: Float[Tensor, "b *d"]

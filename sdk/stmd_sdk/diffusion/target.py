@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .noise import Noise
-from .schedule import VPSchedule, expand
+from .schedule import Schedule, expand
 
 __all__ = ["AbstractAffineTarget", "AbstractTarget", "ResidualTarget", "X0Target"]
 
@@ -84,7 +84,7 @@ class ResidualTarget(AbstractAffineTarget):
     up errors. The same coefficients as EDM's preconditioning (Karras et al., 2022), for a generated target.
     """
 
-    schedule: VPSchedule
+    schedule: Schedule
     sigma_data: float
 
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule, expand
+from ..diffusion.schedule import Schedule, expand
 from ..diffusion.target import AbstractAffineTarget
+from ..diffusion.velocity import Velocity
 from ..errors import InvalidArgumentError
 from .statistics import Estimate, estimate, mean_estimate
 
@@ -41,19 +42,12 @@ __all__ = [
     "transition_bound",
 ]
 
-AverageVelocity = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""u(z, r, τ, x_t, t), as :meth:`stmd_sdk.diffusion.posterior.STMDPosterior.velocity`, on a network with derivatives.
-
-The module itself (``sampler.network.module`` of a sampler loaded with ``eager=True``), not the backend around it,
-which evaluates without them.
-"""
-
-Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+ExactVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """v(z, τ, x_t, t), as :func:`stmd_sdk.mixtures.law.exact_velocity` with its first three arguments bound."""
 
 
 def flow_residual(
-    velocity: AverageVelocity,
+    velocity: Velocity,
     v: Float[Tensor, "b *d"],
     z: Float[Tensor, "b *d"],
     tau: Float[Tensor, " b"],
@@ -71,10 +65,10 @@ def flow_residual(
 
 
 def transition_bound(
-    velocity: AverageVelocity,
-    exact: Velocity,
+    velocity: Velocity,
+    exact: ExactVelocity,
     target: AbstractAffineTarget,
-    schedule: VPSchedule,
+    schedule: Schedule,
     x_0: Float[Tensor, "b *d"],
     t: Float[Tensor, " b"],
     noise: Noise,
@@ -87,9 +81,9 @@ def transition_bound(
 
 
 def consistency_monitor(
-    velocity: AverageVelocity,
+    velocity: Velocity,
     target: AbstractAffineTarget,
-    schedule: VPSchedule,
+    schedule: Schedule,
     x_0: Float[Tensor, "b *d"],
     t: Float[Tensor, " b"],
     noise: Noise,
@@ -110,7 +104,7 @@ def consistency_monitor(
     return _mean_square_residual(velocity, own, target, schedule, x_0, t, noise)
 
 
-def lipschitz_start(schedule: VPSchedule, x_0: Float[Tensor, "b *d"], lipschitz: float) -> float:
+def lipschitz_start(schedule: Schedule, x_0: Float[Tensor, "b *d"], lipschitz: float) -> float:
     """(28): L² (α_1² E‖x_0‖² + (1 - σ_1)² d), for draws that are L-Lipschitz in x_1 at fixed noise.
 
     x_1 = α_1 x_0 + σ_1 ε and ε are coupled by their ε; their mean square distance is the bracket.
@@ -119,7 +113,7 @@ def lipschitz_start(schedule: VPSchedule, x_0: Float[Tensor, "b *d"], lipschitz:
     return lipschitz**2 * (alpha**2 * square + (1 - sigma) ** 2 * d)
 
 
-def coupled_start(posterior: Posterior, schedule: VPSchedule, x_0: Float[Tensor, "b *d"], noise: Noise) -> Estimate:
+def coupled_start(posterior: Posterior, schedule: Schedule, x_0: Float[Tensor, "b *d"], noise: Noise) -> Estimate:
     """E‖draw(x_1, ε') - draw(ε, ε')‖² over the coupling of (28): what (28) bounds, without an L."""
     epsilon, t = noise.fold(0).normal(*x_0.shape[1:]), x_0.new_ones(len(x_0))
     x_1 = schedule.marginal(x_0, t, epsilon)
@@ -127,7 +121,7 @@ def coupled_start(posterior: Posterior, schedule: VPSchedule, x_0: Float[Tensor,
     return mean_estimate(gap.flatten(1).square().sum(dim=1))
 
 
-def bounded_start(schedule: VPSchedule, x_0: Float[Tensor, "b *d"], radius: float) -> float:
+def bounded_start(schedule: Schedule, x_0: Float[Tensor, "b *d"], radius: float) -> float:
     """Proposition 4: no L where data and draws stay within ``radius`` of one point.
 
     Couple x_1 and N(0, I) so that they differ with probability TV; a draw then moves by at most 2 R:
@@ -147,7 +141,7 @@ def sample_bound(transition: Estimate, start: Estimate | float) -> Estimate:
     return estimate(2 * (transition.value + start.value), 2 * (transition.error + start.error))
 
 
-def _start(schedule: VPSchedule, x_0: Tensor) -> tuple[float, float, int, float]:
+def _start(schedule: Schedule, x_0: Tensor) -> tuple[float, float, int, float]:
     """α_1, σ_1, d and E‖x_0‖²; float64, as 1 - σ_1 is 2e-5."""
     one = torch.ones(1, dtype=torch.float64)
     square = float(x_0.double().flatten(1).square().sum(dim=1).mean())
@@ -155,10 +149,10 @@ def _start(schedule: VPSchedule, x_0: Tensor) -> tuple[float, float, int, float]
 
 
 def _mean_square_residual(
-    velocity: AverageVelocity,
-    exact: Velocity,
+    velocity: Velocity,
+    exact: ExactVelocity,
     target: AbstractAffineTarget,
-    schedule: VPSchedule,
+    schedule: Schedule,
     x_0: Tensor,
     t: Tensor,
     noise: Noise,

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..diffusion.noise import Noise
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
 from .joint import JointDraws
@@ -49,7 +49,7 @@ def ranks(truth: Float[Tensor, "n *q"], draws: Float[Tensor, "K n *q"], noise: N
     return (below + (noise.uniform(*truth.shape[1:]) * (ties + 1)).floor()).long()
 
 
-def tarp_ranks(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise) -> Int[Tensor, " n"]:
+def tarp_ranks(joint: JointDraws, schedule: Schedule, sigma_data: float, noise: Noise) -> Int[Tensor, " n"]:
     """Ranks of ‖x_0 - r‖ among ‖draw - r‖ (TARP), with one reference point r a pair.
 
     r is drawn from N(c_skip x_t, c_out² I), the posterior of data N(0, σ_d² I): near x_0, and with x_t in it,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..mixtures.algebra import Look
 from ..mixtures.law import GaussianMixture
 from .oracle import looks
@@ -25,7 +25,7 @@ class MeanPosterior:
     """The posterior mean, always: what a regression learns."""
 
     mixture: GaussianMixture
-    schedule: VPSchedule
+    schedule: Schedule
 
     def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """E[x_0 | x_t]; ``noise`` is not used."""
@@ -38,7 +38,7 @@ class ScaledPosterior:
     """Exact draws drawn towards (or away from) the posterior mean by ``factor``."""
 
     mixture: GaussianMixture
-    schedule: VPSchedule
+    schedule: Schedule
     factor: float = 0.95
 
     def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
@@ -53,7 +53,7 @@ class MomentMatchedPosterior:
     """The Gaussian with the posterior's mean and covariance: right in two moments, blind to modes."""
 
     mixture: GaussianMixture
-    schedule: VPSchedule
+    schedule: Schedule
 
     def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """Draw N(E[x_0 | x_t], Cov[x_0 | x_t])."""
@@ -78,7 +78,7 @@ class MomentMatchedPosterior:
         return mean, torch.einsum("bk,kde->bde", mass, within) + between.mT @ between
 
 
-def control_posteriors(mixture: GaussianMixture, schedule: VPSchedule) -> dict[str, Posterior]:
+def control_posteriors(mixture: GaussianMixture, schedule: Schedule) -> dict[str, Posterior]:
     """The three controls by name. One Gaussian alone *is* its moment match: it has two."""
     wrong: dict[str, Posterior] = {
         "mean only": MeanPosterior(mixture, schedule),

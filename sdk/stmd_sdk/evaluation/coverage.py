@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
 from ..progress import progress_bar
@@ -58,7 +58,7 @@ DIRECTIONS, INTERVAL_DIRECTIONS = 8, 16
 def heldout_certificate(
     posterior: Posterior,
     x_0: Float[Tensor, "n *d"],
-    schedule: VPSchedule,
+    schedule: Schedule,
     sigma_data: float,
     *,
     seed: int = 0,
@@ -93,7 +93,7 @@ def heldout_certificate(
 
 
 def calibration_findings(
-    joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise, *, tolerance: float | None
+    joint: JointDraws, schedule: Schedule, sigma_data: float, noise: Noise, *, tolerance: float | None
 ) -> tuple[list[Finding], Curves]:
     """TARP and ranks, and their curves."""
     n, count = len(joint.x_0), len(joint.draws)
@@ -110,7 +110,7 @@ def calibration_findings(
     return findings, curves
 
 
-def _coverages(joint: JointDraws, schedule: VPSchedule, sigma_data: float, noise: Noise) -> list[Finding]:
+def _coverages(joint: JointDraws, schedule: Schedule, sigma_data: float, noise: Noise) -> list[Finding]:
     count, t = len(joint.draws), joint.t
     along = interval_coverage(projected_ranks(joint, INTERVAL_DIRECTIONS, noise.fold(0)), count, LEVEL)
     _, c_out = ResidualTarget(schedule, sigma_data).coefficients(torch.tensor([t]))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..errors import InvalidArgumentError
 
 __all__ = ["JointDraws", "check_data", "check_posterior", "check_times", "draw", "joint_draws"]
@@ -38,7 +38,7 @@ class JointDraws:
 
 def joint_draws(
     posterior: Posterior,
-    schedule: VPSchedule,
+    schedule: Schedule,
     x_0: Float[Tensor, "n *d"],
     t: float,
     count: int,

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..errors import InvalidArgumentError
 from ..mixtures.law import GaussianMixture
 from ..progress import progress_bar
@@ -74,7 +74,7 @@ TOLERANCES = {
 def kernel_certificate(
     posterior: Posterior,
     mixture: GaussianMixture,
-    schedule: VPSchedule,
+    schedule: Schedule,
     *,
     seed: int = 0,
     pairs: int = PAIRS,
@@ -95,7 +95,7 @@ def kernel_certificate(
 
 def control_certificates(
     mixture: GaussianMixture,
-    schedule: VPSchedule,
+    schedule: Schedule,
     *,
     seed: int = 0,
     pairs: int = CONTROL_PAIRS,
@@ -117,7 +117,7 @@ def control_certificates(
 def _certificate(
     posterior: Posterior,
     mixture: GaussianMixture,
-    schedule: VPSchedule,
+    schedule: Schedule,
     seed: int,
     pairs: int,
     draws: int,
@@ -147,7 +147,7 @@ def _certificate(
 
 
 def _against_oracle(
-    joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule
+    joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: Schedule
 ) -> Iterator[Finding]:
     """Variance ratio, mode mass, energy distance and its floor."""
     spread = joint.draws.var(dim=0).sum(dim=1).double()
@@ -176,7 +176,7 @@ def _mean_distance(x: Float[Tensor, "K n d"]) -> Float[Tensor, " n"]:
     return torch.cdist(x, x, compute_mode=EXACT).sum(dim=(1, 2)) / (count * (count - 1))
 
 
-def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: VPSchedule) -> Finding:
+def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: Schedule) -> Finding:
     hits = [responsibilities(mixture, schedule, one) for one in joint.draws[:MASS_DRAWS]]
     found = torch.stack(hits).mean(dim=0)
     order = known.mass.argsort(dim=1, descending=True)
@@ -196,7 +196,7 @@ def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, 
 
 
 def _two_steps(
-    posterior: Posterior, joint: JointDraws, known: OraclePairs, schedule: VPSchedule, noise: Noise
+    posterior: Posterior, joint: JointDraws, known: OraclePairs, schedule: Schedule, noise: Noise
 ) -> Finding:
     """t → t/2 → 0 from two of the draws, against the others, which went t → 0."""
     n, u = len(joint.x_t), joint.t / 2

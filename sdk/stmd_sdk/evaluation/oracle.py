@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..diffusion.noise import Noise
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..mixtures.algebra import Look
 from ..mixtures.law import CHUNK, GaussianMixture
 
@@ -34,7 +34,7 @@ class OraclePairs:
 
 
 def looks(
-    mixture: GaussianMixture, schedule: VPSchedule, x_t: Float[Tensor, "n d"], t: float
+    mixture: GaussianMixture, schedule: Schedule, x_t: Float[Tensor, "n d"], t: float
 ) -> Iterator[tuple[slice, Look]]:
     """Chunks of states and how the components see them: (rows, look)."""
     size = max(1, CHUNK // mixture.means.numel())
@@ -45,7 +45,7 @@ def looks(
         yield slice(start, start + len(x)), look
 
 
-def oracle_pairs(mixture: GaussianMixture, schedule: VPSchedule, t: float, noise: Noise) -> OraclePairs:
+def oracle_pairs(mixture: GaussianMixture, schedule: Schedule, t: float, noise: Noise) -> OraclePairs:
     """x_0 ~ data, x_t ~ q(x_t | x_0), and their exact posteriors; one pair a key."""
     x_0, n = mixture.sample(noise.fold(0)), len(noise)
     x_t = schedule.marginal(x_0, x_0.new_full((n,), t), noise.fold(1).normal(*mixture.shape))
@@ -60,7 +60,7 @@ def oracle_pairs(mixture: GaussianMixture, schedule: VPSchedule, t: float, noise
     return OraclePairs(x_0, x_t, t, oracle, mass, trace)
 
 
-def responsibilities(mixture: GaussianMixture, schedule: VPSchedule, x_0: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+def responsibilities(mixture: GaussianMixture, schedule: Schedule, x_0: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
     """p(j | x_0): a look at t = 0."""
     seen = [look.log_responsibilities.exp().float() for _, look in looks(mixture, schedule, x_0, 0.0)]
     return torch.cat(seen)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..errors import requires_extra
 from ..files import written_whole
 from ..mixtures.law import GaussianMixture, MixturePosterior
@@ -50,7 +50,7 @@ class Gallery:
 
 
 def clouds(
-    posterior: Posterior, mixture: GaussianMixture, schedule: VPSchedule, *, seed: int = 0, t: float = 0.3
+    posterior: Posterior, mixture: GaussianMixture, schedule: Schedule, *, seed: int = 0, t: float = 0.3
 ) -> Clouds:
     """Draws of ``posterior`` and of the exact one for three states x_t."""
     noise = Noise.of(seed, STATES).fold(1 << 16)
@@ -67,7 +67,7 @@ def clouds(
 def gallery(
     posterior: Posterior,
     x_0: Float[Tensor, "n c h w"],
-    schedule: VPSchedule,
+    schedule: Schedule,
     times: tuple[float, ...],
     *,
     seed: int = 0,

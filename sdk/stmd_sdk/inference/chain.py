@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule, expand
+from ..diffusion.schedule import Schedule, expand
 from ..errors import InferenceError, InvalidArgumentError
 from ..operators import GaussianNoise, LinearOperator, Measurement, check_linear
 from .guidance import LogLikelihood, evaluate
@@ -56,7 +56,7 @@ class Noising(Protocol):
 class FreeNoising:
     """q itself, at one of several times drawn at random for each chain and step: large moves and small ones."""
 
-    schedule: VPSchedule
+    schedule: Schedule
     levels: tuple[float, ...] = LEVELS
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class RangeNoising:
     if A Aᵀ is a multiple of I on the range of A: the chain is then a Gibbs sampler and accepts every step.
     """
 
-    schedule: VPSchedule
+    schedule: Schedule
     operator: LinearOperator
     y: Float[Tensor, "1 *m"]
     sigma: float
@@ -117,7 +117,7 @@ class RangeNoising:
 def noising_for(
     log_likelihood: LogLikelihood,
     levels: Sequence[float] | None,
-    schedule: VPSchedule,
+    schedule: Schedule,
     shape: tuple[int, ...],
     device: torch.device,
 ) -> Noising:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule, expand
+from ..diffusion.schedule import Schedule, expand
 from ..diffusion.target import ResidualTarget
 from ..errors import InferenceError, InvalidArgumentError
 from ..operators import LinearOperator
@@ -112,7 +112,7 @@ class RangeNullGuide:
 
     operator: LinearOperator
     y: Float[Tensor, "1 *m"]
-    schedule: VPSchedule
+    schedule: Schedule
     sigma_data: float
     sigma: float = 0.0
 
@@ -162,7 +162,7 @@ class LikelihoodGuide:
     """Guidance by the gradient of any log-likelihood through ``draws`` one-step draws."""
 
     log_likelihood: LogLikelihood
-    schedule: VPSchedule
+    schedule: Schedule
     sigma_data: float
     scale: float = 1.0
     draws: int = 1

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..checks import check_integer
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..diffusion.schedule import VPSchedule, expand
+from ..diffusion.schedule import Schedule, expand
 from ..errors import InvalidArgumentError
 from .guidance import LogLikelihood, evaluate
 from .resampling import effective_share, log_mean, log_ratio, next_temperature, systematic
@@ -58,7 +58,7 @@ class SteeringStep:
 
 def steered_sde(
     posterior: Posterior,
-    schedule: VPSchedule,
+    schedule: Schedule,
     times: Sequence[float],
     shape: tuple[int, ...],
     reward: LogLikelihood,

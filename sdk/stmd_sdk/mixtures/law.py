@@ -20,9 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..codecs.codec import Codec, VectorCodec
+from ..diffusion.glass import GlassVelocity
 from ..diffusion.noise import Noise
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..diffusion.target import AbstractAffineTarget
+from ..diffusion.vp import VPSchedule
 from ..errors import InvalidArgumentError
 from .algebra import Components, Look
 
@@ -125,19 +127,19 @@ class GaussianMixture:
         return drawn.float().to(noise.indices.device)
 
     def log_density(
-        self, x_t: Float[Tensor, "b d"], t: Times = 0.0, schedule: VPSchedule = DEFAULT
+        self, x_t: Float[Tensor, "b d"], t: Times = 0.0, schedule: Schedule = DEFAULT
     ) -> Float[Tensor, " b"]:
         """log p(x_t); differentiable in x_t."""
         a, s = self._marginal(x_t, t, schedule)
         return self._chunked(x_t, a, s, lambda look, _: look.log_joint.logsumexp(dim=1))
 
-    def score(self, x_t: Float[Tensor, "b d"], t: Times, schedule: VPSchedule = DEFAULT) -> Float[Tensor, "b d"]:
+    def score(self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT) -> Float[Tensor, "b d"]:
         """∇ log p(x_t)."""
         a, s = self._marginal(x_t, t, schedule)
         return self._chunked(x_t, a, s, lambda look, _: self.components.score(look))
 
     def component_posterior(
-        self, x_t: Float[Tensor, "b d"], t: Times, schedule: VPSchedule = DEFAULT
+        self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT
     ) -> ComponentPosterior:
         """p(x_0 | x_t), exactly, in 8 b k d bytes."""
         a, s = self._marginal(x_t, t, schedule)
@@ -147,22 +149,20 @@ class GaussianMixture:
             self._chunked(x_t, a, s, lambda look, _: self.components.component_variances(look)),
         )
 
-    def posterior_mean(
-        self, x_t: Float[Tensor, "b d"], t: Times, schedule: VPSchedule = DEFAULT
-    ) -> Float[Tensor, "b d"]:
+    def posterior_mean(self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT) -> Float[Tensor, "b d"]:
         """E[x_0 | x_t]."""
         a, s = self._marginal(x_t, t, schedule)
         return self._chunked(x_t, a, s, lambda look, _: self.components.mean(look))
 
     def posterior_covariance_trace(
-        self, x_t: Float[Tensor, "b d"], t: Times, schedule: VPSchedule = DEFAULT
+        self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT
     ) -> Float[Tensor, " b"]:
         """tr Cov[x_0 | x_t], the total conditional variance."""
         a, s = self._marginal(x_t, t, schedule)
         return self._chunked(x_t, a, s, lambda look, _: self.components.covariance_trace(look))
 
     def draw_posterior(
-        self, x_t: Float[Tensor, "b d"], t: Times, noise: Noise, schedule: VPSchedule = DEFAULT
+        self, x_t: Float[Tensor, "b d"], t: Times, noise: Noise, schedule: Schedule = DEFAULT
     ) -> Float[Tensor, "b d"]:
         """Draw x_0 ~ p(x_0 | x_t), exactly."""
         a, s = self._marginal(x_t, t, schedule)
@@ -176,7 +176,7 @@ class GaussianMixture:
             raise InvalidArgumentError("sigma must not be negative")
         return self._chunked(x, torch.ones_like(s), s, lambda look, _: self.components.mean(look))
 
-    def _marginal(self, x_t: Tensor, t: Times, schedule: VPSchedule) -> tuple[Tensor, Tensor]:
+    def _marginal(self, x_t: Tensor, t: Times, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """(α_t, σ_t) of each row, float64."""
         rows = _rows(x_t, t)
         if not bool(((rows >= 0) & (rows <= 1)).all()):
@@ -200,7 +200,7 @@ class MixturePosterior:
     """The exact posterior of a mixture: what an STMD network learns, in closed form."""
 
     mixture: GaussianMixture
-    schedule: VPSchedule = DEFAULT
+    schedule: Schedule = DEFAULT
 
     def __call__(self, x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:
         """Draw x_0 ~ p(x_0 | x_t) for each sample."""
@@ -209,34 +209,22 @@ class MixturePosterior:
 
 def exact_velocity(
     mixture: GaussianMixture,
-    schedule: VPSchedule,
+    schedule: Schedule,
     target: AbstractAffineTarget,
     z: Float[Tensor, "b d"],
     tau: Times,
     x_t: Float[Tensor, "b d"],
     t: Times,
 ) -> Float[Tensor, "b d"]:
-    """E[ε - y | z_τ = z, x_t]: the velocity of the conditional flow (20), for τ and t in (0, 1].
+    """The velocity of the conditional flow (20) for data that are the mixture, for τ and t in (0, 1].
 
-    x_t and z_τ are two looks at x_0 through Gaussian noise; as x_0 = c_skip x_t + c_out y, the second is
-    c_out z + (1-τ) c_skip x_t = (1-τ) x_0 + τ c_out ε. Weighted by their precisions they make one look,
-
-        κ = α_t²/σ_t² + (1-τ)²/(τ c_out)²,
-        x̄ = (α_t x_t/σ_t² + (1-τ) (c_out z + (1-τ) c_skip x_t) / (τ c_out)²) / κ = x_0 + κ^-½ n,
-
-    and with the denoiser D the velocity is (z - (D(x̄, κ^-½) - c_skip x_t)/c_out) / τ. The target x_0 has
-    c_skip = 0 and c_out = 1. Source: the identity of GLASS flows, carried over to the residual target.
+    :class:`stmd_sdk.diffusion.glass.GlassVelocity` of the mixture's own denoiser, in float64.
     """
     tau_rows, t_rows = _rows(z, tau), _rows(x_t, t)
     if not bool(((tau_rows > 0) & (tau_rows <= 1) & (t_rows > 0) & (t_rows <= 1)).all()):
         raise InvalidArgumentError("tau and t must lie in (0, 1]")
-    alpha, variance = schedule.alpha(t_rows)[:, None], schedule.variance(t_rows)[:, None]
-    c_skip, c_out = (coefficient[:, None] for coefficient in target.coefficients(t_rows))
-    z_, x_, tau_ = z.double(), x_t.double(), tau_rows[:, None]
-    kappa = alpha**2 / variance + ((1 - tau_) / (tau_ * c_out)) ** 2
-    second = (1 - tau_) * (c_out * z_ + (1 - tau_) * c_skip * x_) / (tau_ * c_out) ** 2
-    x_0 = mixture.denoise((alpha * x_ / variance + second) / kappa, kappa[:, 0].rsqrt())
-    return ((z_ - (x_0 - c_skip * x_) / c_out) / tau_).to(z)
+    velocity = GlassVelocity(mixture.denoise, schedule, target)
+    return velocity(z.double(), tau_rows, tau_rows, x_t.double(), t_rows).to(z)
 
 
 def mixture(name: str) -> GaussianMixture:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..diffusion.noise import Noise
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.schedule import Schedule
 from ..diffusion.target import AbstractTarget
 from ..errors import InvalidArgumentError
 
@@ -125,7 +125,7 @@ class MixtureTarget(AbstractTarget):
     demands. In t it is exact: no Gaussian's shape is lost at small t, nor a mode between others at large t.
     """
 
-    schedule: VPSchedule
+    schedule: Schedule
     gaussians: LocalGaussians
     _on: dict[torch.device, _Tables] = field(default_factory=dict[torch.device, _Tables], init=False, repr=False)
 

@@ -12,10 +12,13 @@ from torch import nn
 from ..checks import check_integer
 from ..codecs.codec import Codec
 from ..config import read_config
+from ..diffusion.denoiser import EpsilonDenoiser
 from ..diffusion.loop import MAX_STEPS
-from ..diffusion.posterior import DDPMPosterior, MeanFlowPosterior, Network, Output, STMDPosterior
-from ..diffusion.schedule import VPSchedule
+from ..diffusion.network import Network
+from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from ..diffusion.target import AbstractTarget, ResidualTarget, X0Target
+from ..diffusion.velocity import NetworkVelocity, Output, UnconditionalVelocity
+from ..diffusion.vp import VPSchedule
 from ..errors import CheckpointError, InvalidArgumentError
 from ..mixtures.local import LocalGaussians, MixtureTarget
 from ..networks import NetworkConfig, build_network
@@ -124,16 +127,18 @@ class ModelSpec:
 
     def build_posterior(
         self, network: Network, mean_flow_steps: int = 1
-    ) -> STMDPosterior | MeanFlowPosterior | DDPMPosterior:
+    ) -> FlowPosterior | MeanFlowPosterior | PointPosterior:
         """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
         match self.objective:
             case "stmd":
                 bound = self.codec.bound if self.bounded else None
-                return STMDPosterior(network, self.build_target(), self.output, mean_flow_steps, bound)
+                target = self.build_target()
+                velocity = NetworkVelocity(network, target, self.output)
+                return FlowPosterior(velocity, target, mean_flow_steps, bound)
             case "meanflow":
-                return MeanFlowPosterior(network, self.output, mean_flow_steps)
+                return MeanFlowPosterior(UnconditionalVelocity(network, self.output), mean_flow_steps)
             case "ddpm":
-                return DDPMPosterior(network, self.schedule, self.codec.bound)
+                return PointPosterior(EpsilonDenoiser(network, self.schedule), self.schedule, self.codec.bound)
 
     def to_json(self) -> str:
         """The spec as JSON."""

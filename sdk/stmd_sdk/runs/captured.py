@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion import philox
+from ..diffusion.network import Network
 from ..diffusion.noise import GivenNoise, Noise
-from ..diffusion.posterior import Network
 from ..errors import DeviceError, StmdError
 from ..models.spec import ModelSpec
 from .chunks import out_of_memory

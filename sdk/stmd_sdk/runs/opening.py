@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..backends.devices import resolve_device
-from ..diffusion.posterior import Network
+from ..diffusion.network import Network
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.checkpoint import load_model
 from ..models.spec import ModelSpec

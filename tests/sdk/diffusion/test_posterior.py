@@ -4,13 +4,19 @@ import pytest
 import torch
 
 from stmd_sdk import Noise, VPSchedule
-from stmd_sdk.diffusion.posterior import DDPMPosterior, MeanFlowPosterior, STMDPosterior
+from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
+from stmd_sdk.diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.diffusion.velocity import NetworkVelocity, UnconditionalVelocity
 
 SCHEDULE = VPSchedule()
 MEAN, DEVIATION = 0.4, 0.7
 # The second and third are not the data's own deviation: the flow then has to correct the residual's law.
 TARGETS = [X0Target(), ResidualTarget(SCHEDULE, 1.3), ResidualTarget(SCHEDULE, 0.3)]
+
+
+def stmd_posterior(network, target, output="velocity", mean_flow_steps=1, bound=None):
+    return FlowPosterior(NetworkVelocity(network, target, output), target, mean_flow_steps, bound)
 
 
 def _states(n=60, dtype=torch.float32):
@@ -61,7 +67,7 @@ def test_the_glass_identity_is_the_flows_velocity(target, average_velocity):
 def test_the_exact_average_velocity_gives_the_exact_posterior(target, mean_flow_steps, average_velocity):
     x_t, t = _states()
     network = average_velocity(target, MEAN, DEVIATION)
-    draw = STMDPosterior(network, target, mean_flow_steps=mean_flow_steps)(x_t, t, Noise.of(5, 60))
+    draw = stmd_posterior(network, target, mean_flow_steps=mean_flow_steps)(x_t, t, Noise.of(5, 60))
     # The flow between Gaussians is affine in its noise, so each draw is known, not only their moments.
     mean, deviation = _exact_posterior(x_t.double(), t.double())
     assert torch.allclose(draw.double(), mean + deviation * Noise.of(5, 60).normal(5), atol=3e-6, rtol=3e-6)
@@ -73,7 +79,7 @@ def test_the_exact_velocity_gives_the_exact_posterior_as_the_steps_go_to_infinit
     mean, deviation = _exact_posterior(x_t, t)
 
     def error(steps):
-        draw = STMDPosterior(_glass_velocity(target), target, mean_flow_steps=steps)(x_t, t, Noise.of(5, 60))
+        draw = stmd_posterior(_glass_velocity(target), target, mean_flow_steps=steps)(x_t, t, Noise.of(5, 60))
         return ((draw - mean) / deviation - Noise.of(5, 60).normal(5)).abs().mean()
 
     coarse, fine, finest = error(32), error(128), error(512)
@@ -93,8 +99,8 @@ def test_an_x0_output_is_the_same_posterior_as_a_velocity(mean_flow_steps, avera
         z, look = x.chunk(2, dim=1)
         return target.decode(z - times[:, :1] * velocity(x, times), look, times[:, 2])
 
-    ours = STMDPosterior(x_0, target, "x0", mean_flow_steps)(x_t, t, Noise.of(5, 60))
-    theirs = STMDPosterior(velocity, target, "velocity", mean_flow_steps)(x_t, t, Noise.of(5, 60))
+    ours = stmd_posterior(x_0, target, "x0", mean_flow_steps)(x_t, t, Noise.of(5, 60))
+    theirs = stmd_posterior(velocity, target, "velocity", mean_flow_steps)(x_t, t, Noise.of(5, 60))
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -102,7 +108,7 @@ def test_an_x0_output_is_the_same_posterior_as_a_velocity(mean_flow_steps, avera
 def test_one_step_of_a_network_that_outputs_x_0_is_its_output(target):
     x_t, t = _states()
     x_0 = Noise.of(7, 60).normal(5)
-    draw = STMDPosterior(lambda x, times: x_0, target, "x0")(x_t, t, Noise.of(5, 60))
+    draw = stmd_posterior(lambda x, times: x_0, target, "x0")(x_t, t, Noise.of(5, 60))
     assert torch.allclose(draw, x_0, atol=1e-5)
 
 
@@ -111,7 +117,7 @@ def test_the_bound_clamps_the_draw_and_not_the_flow(mean_flow_steps, average_vel
     x_t, t = _states()
     velocity = average_velocity(TARGETS[1], MEAN, DEVIATION)
     plain, bounded = (
-        STMDPosterior(velocity, TARGETS[1], "velocity", mean_flow_steps, bound)(x_t, t, Noise.of(5, 60))
+        stmd_posterior(velocity, TARGETS[1], "velocity", mean_flow_steps, bound)(x_t, t, Noise.of(5, 60))
         for bound in (None, 0.5)
     )
     assert torch.equal(bounded, plain.clamp(-0.5, 0.5))
@@ -119,7 +125,7 @@ def test_the_bound_clamps_the_draw_and_not_the_flow(mean_flow_steps, average_vel
 
 
 def test_an_x0_network_has_a_finite_velocity_at_tau_0():
-    posterior = STMDPosterior(lambda x, times: torch.zeros_like(x[:, :2]), X0Target(), "x0")
+    posterior = stmd_posterior(lambda x, times: torch.zeros_like(x[:, :2]), X0Target(), "x0")
     z, zero = torch.ones(3, 2), torch.zeros(3)
     assert posterior.velocity(z, zero, zero, z, zero + 0.5).isfinite().all()
 
@@ -132,7 +138,7 @@ def test_stmd_packs_z_and_x_t_on_the_channels_and_tau_its_span_and_t_as_times():
         return torch.full_like(x[:, :2], 3.0)
 
     x_t, t, noise = Noise.of(0, 3).normal(2, 4, 4), torch.tensor([0.2, 0.5, 0.9]), Noise.of(1, 3)
-    STMDPosterior(network, X0Target(), mean_flow_steps=2)(x_t, t, noise)
+    stmd_posterior(network, X0Target(), mean_flow_steps=2)(x_t, t, noise)
     epsilon, times = noise.normal(2, 4, 4), torch.tensor([[1.0, 0.5], [0.5, 0.5]])
     for k, z in enumerate((epsilon, epsilon - 0.5 * 3.0)):
         x, packed = calls[k]
@@ -149,7 +155,7 @@ def test_mean_flow_packs_tau_and_its_span_and_starts_from_the_state_without_nois
         return torch.full_like(x, 2.0)
 
     x_1 = Noise.of(0, 3).normal(4)
-    x_0 = MeanFlowPosterior(network, mean_flow_steps=4)(x_1, torch.ones(3), Noise.of(1, 3))
+    x_0 = MeanFlowPosterior(UnconditionalVelocity(network), mean_flow_steps=4)(x_1, torch.ones(3), Noise.of(1, 3))
     for k, (x, times) in enumerate(calls):
         assert torch.allclose(x, x_1 - k / 4 * 2.0)
         assert torch.equal(times, torch.tensor([1 - k / 4, 0.25]).expand(3, 2))
@@ -165,7 +171,9 @@ def test_mean_flow_with_the_exact_average_velocity_transports_the_prior_to_the_d
 
     x_1 = Noise.of(0, 50).normal(5)
     for steps in (1, 3):
-        x_0 = MeanFlowPosterior(network, mean_flow_steps=steps)(x_1, torch.ones(50), Noise.of(1, 50))
+        x_0 = MeanFlowPosterior(UnconditionalVelocity(network), mean_flow_steps=steps)(
+            x_1, torch.ones(50), Noise.of(1, 50)
+        )
         assert torch.allclose(x_0, MEAN + DEVIATION * x_1, atol=1e-5)
 
 
@@ -174,11 +182,11 @@ def test_ddpm_with_the_exact_noise_is_the_posteriors_mean_without_noise():
     mean, _ = _exact_posterior(x_t, t)
 
     def epsilon(x, times):
-        assert torch.equal(times, t[:, None])
+        torch.testing.assert_close(times, t[:, None])
         return (x - SCHEDULE.alpha(t)[:, None] * mean) / SCHEDULE.sigma(t)[:, None]
 
-    unbounded = DDPMPosterior(epsilon, SCHEDULE, bound=None)
+    unbounded = PointPosterior(EpsilonDenoiser(epsilon, SCHEDULE), SCHEDULE, bound=None)
     assert torch.allclose(unbounded(x_t, t, Noise.of(0, 60)), mean)
-    bounded = DDPMPosterior(epsilon, SCHEDULE, bound=0.5)
+    bounded = PointPosterior(EpsilonDenoiser(epsilon, SCHEDULE), SCHEDULE, bound=0.5)
     assert torch.allclose(bounded(x_t, t, Noise.of(1, 60)), mean.clamp(-0.5, 0.5))
     assert mean.abs().max() > 0.5

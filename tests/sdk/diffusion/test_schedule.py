@@ -7,10 +7,13 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from stmd_sdk import InvalidArgumentError, VPSchedule
+from stmd_sdk.diffusion.cosine import CosineSchedule
+from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import DDPMPosterior
+from stmd_sdk.diffusion.posterior import PointPosterior
 
-SCHEDULES = [VPSchedule(), VPSchedule(0.5, 0.5), VPSchedule(1e-3, 40.0)]
+LINEAR = [VPSchedule(), VPSchedule(0.5, 0.5), VPSchedule(1e-3, 40.0)]
+SCHEDULES = [*LINEAR, CosineSchedule(), CosineSchedule(20.0)]
 TIMES = torch.tensor([1e-6, 1e-3, 0.05, 0.3, 0.8, 1.0], dtype=torch.float64)
 
 
@@ -21,7 +24,7 @@ def _bridge_coefficients(schedule, t, s):
     return schedule.bridge(x_0, x_t, t, s, epsilon).unbind(1)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", LINEAR)
 def test_the_marginal_solves_the_forward_sde(schedule):
     t = TIMES.clone().requires_grad_()
     beta = schedule.beta_min + t * (schedule.beta_max - schedule.beta_min)
@@ -46,10 +49,29 @@ def test_the_marginal_preserves_unit_variance(schedule):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_bridge_is_bitwise_exact_at_both_ends(schedule):
-    t = torch.cat([torch.logspace(-30, 0, 61), torch.rand(1000)])
+    t = torch.cat([torch.logspace(-18, 0, 61), torch.rand(1000)])
     x_0, x_t, epsilon = (Noise.of(seed, len(t)).normal(2, 3) for seed in range(3))
     assert torch.equal(schedule.bridge(x_0, x_t, t, torch.zeros_like(t), epsilon), x_0)
     assert torch.equal(schedule.bridge(x_0, x_t, t, t, epsilon), x_t)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_time_is_the_inverse_of_the_noise_level(schedule):
+    for t, rtol in ((TIMES, 1e-9), (TIMES.float(), 2e-5)):
+        torch.testing.assert_close(schedule.time(schedule.sigma(t) / schedule.alpha(t)), t, rtol=rtol, atol=0)
+    assert schedule.time(torch.tensor(1e9)) == 1
+
+
+def test_the_angle_of_the_cosine_schedule_grows_evenly():
+    schedule, t = CosineSchedule(100.0), torch.linspace(0, 1, 11, dtype=torch.float64)
+    angle = torch.atan2(schedule.sigma(t), schedule.alpha(t))
+    torch.testing.assert_close(angle, t * math.atan(100.0))
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, math.inf, math.nan])
+def test_a_cosine_schedule_of_a_senseless_ratio_is_refused(ratio):
+    with pytest.raises(InvalidArgumentError, match="ratio_max"):
+        CosineSchedule(ratio)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -100,7 +122,7 @@ def test_the_bridge_and_the_ddpm_posterior_step_as_diffusers_ddpm_scheduler():
     kept = (schedule.alpha(grid) ** 2).diff(dim=0) / schedule.alpha(grid[:-1]) ** 2
     theirs = DDPMScheduler(steps, trained_betas=(-kept).tolist(), variance_type="fixed_small", clip_sample=True)
     x_t, epsilon = Noise.of(0, 4).normal(3), Noise.of(1, 4).normal(3)
-    posterior = DDPMPosterior(lambda x, times: epsilon, schedule, bound=1.0)
+    posterior = PointPosterior(EpsilonDenoiser(lambda x, times: epsilon, schedule), schedule, bound=1.0)
     for i in (0, 1, 7, 25, 48, 49):
         expected = theirs.step(epsilon, i, x_t, generator=torch.Generator().manual_seed(i))
         t, s = (grid[j].float().expand(4) for j in (i + 1, i))

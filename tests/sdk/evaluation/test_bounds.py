@@ -11,9 +11,10 @@ import scipy.stats
 import torch
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import STMDPosterior
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.posterior import FlowPosterior
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.diffusion.velocity import NetworkVelocity
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import (
     GaussianMixture,
@@ -32,6 +33,10 @@ MEAN, DEVIATION, D = 0.7, 0.5, 3
 DATA = GaussianMixture.isotropic(torch.full((1, D), MEAN), DEVIATION)
 TARGETS = [X0Target(), ResidualTarget(SCHEDULE, DATA.root_mean_square())]
 N = 4096
+
+
+def stmd_posterior(network, target, output="velocity", mean_flow_steps=1, bound=None):
+    return FlowPosterior(NetworkVelocity(network, target, output), target, mean_flow_steps, bound)
 
 
 def chord(gaussian_target, target, deviation=DEVIATION):
@@ -193,7 +198,7 @@ def test_corollary_2_bounds_one_step_samples_of_a_gaussian(gaussian_target, name
         z, x_t = x.chunk(2, dim=1)
         return wrong(z, times[:, 0] - times[:, 1], times[:, 0], x_t, times[:, 2])
 
-    posterior = STMDPosterior(network, target)
+    posterior = stmd_posterior(network, target)
     transition = transition_bound(
         posterior.velocity, partial(exact_velocity, DATA, SCHEDULE, target), target, SCHEDULE, x_0, t, noise
     )

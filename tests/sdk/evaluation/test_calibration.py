@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation.calibration import (
     coverage_curve,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import (
     GaussianMixture,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from stmd_sdk.cli.certify import certify
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
-from stmd_sdk.diffusion.schedule import VPSchedule
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import MixturePosterior, control_certificates, kernel_certificate, mixture
 from stmd_sdk.evaluation.certify import certify_model

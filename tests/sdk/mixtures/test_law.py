@@ -15,8 +15,8 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.schedule import VPSchedule
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.mixtures.conditioning import conditioned
 from stmd_sdk.mixtures.law import MIXTURES, GaussianMixture, MixturePosterior, exact_velocity, mixture

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from stmd_sdk import InvalidArgumentError, Noise, VPSchedule
 from stmd_sdk.cli.app import app
-from stmd_sdk.diffusion.posterior import STMDPosterior
+from stmd_sdk.diffusion.posterior import FlowPosterior
 from stmd_sdk.diffusion.target import ResidualTarget
+from stmd_sdk.diffusion.velocity import NetworkVelocity
 from stmd_sdk.evaluation import GaussianMixture, kernel_certificate, mixture
 from stmd_sdk.mixtures import local as local_gaussians
 from stmd_sdk.mixtures.local import LocalGaussians, MixtureTarget
@@ -21,6 +22,10 @@ from stmd_sdk.networks import MLPConfig
 
 SCHEDULE = VPSchedule()
 TIMES = (1e-3, 0.1, 0.4, 1.0)
+
+
+def stmd_posterior(network, target, output="velocity", mean_flow_steps=1, bound=None):
+    return FlowPosterior(NetworkVelocity(network, target, output), target, mean_flow_steps, bound)
 
 
 def gaussians_of(law):
@@ -134,7 +139,7 @@ def test_the_quantile_inverts_the_normal_distribution():
 @pytest.mark.parametrize("mean_flow_steps", [1, 2, 5])
 def test_without_a_correction_the_flow_brings_noise_to_the_same_noise(mean_flow_steps):
     # From N(0, I) to N(0, I) the flow's map is the identity, though its velocity is not zero.
-    posterior = STMDPosterior(
+    posterior = stmd_posterior(
         lambda x, times: torch.zeros(len(x), 4),
         MixtureTarget(SCHEDULE, gaussians_of(LAWS["skewed"])),
         "correction",

@@ -9,7 +9,7 @@ import torch
 
 from stmd_sdk import CheckpointError, InvalidArgumentError, ModelSpec, Noise, VPSchedule
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
-from stmd_sdk.diffusion.posterior import DDPMPosterior, MeanFlowPosterior, STMDPosterior
+from stmd_sdk.diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, UNetConfig
 
@@ -119,14 +119,14 @@ def test_the_network_takes_what_its_posterior_packs(spec):
 def test_the_spec_chooses_posterior_target_and_bound():
     posteriors = [spec.build_posterior(lambda x, times: x, 3 if i < 3 else 1) for i, spec in enumerate(SPECS)]
     assert [type(posterior) for posterior in posteriors] == [
-        STMDPosterior,
-        STMDPosterior,
+        FlowPosterior,
+        FlowPosterior,
         MeanFlowPosterior,
-        DDPMPosterior,
+        PointPosterior,
     ]
     assert posteriors[0].target == X0Target()
     assert posteriors[1].target == ResidualTarget(VPSchedule(0.2, 15.5), 0.1 + 0.2)
-    assert (posteriors[0].output, posteriors[1].output, posteriors[2].output) == (
+    assert tuple(posterior.velocity.output for posterior in posteriors[:3]) == (
         "velocity",
         "x0",
         "x0",
