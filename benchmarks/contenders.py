@@ -26,6 +26,7 @@ from stmd_sdk.codecs.codec import PixelCodec
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.errors import DeviceError, InvalidArgumentError, StmdError
 from stmd_sdk.models.checkpoint import bundled_models, load_model, resolve_model, save_model
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import PRESETS
 from stmd_sdk.networks.unet import UNet
 from stmd_sdk.runs.exported import ExportedRun
@@ -72,7 +73,7 @@ def checkpoint(model: str, folder: Path) -> Path:
     if model in bundled_models():
         return resolve_model(model)
     shape = (3, 32, 32) if "cifar" in model else (4, 32, 32) if model == "dit-m2" else (1, 28, 28)
-    spec = ModelSpec(model, "stmd", shape, PRESETS[model], PixelCodec(), target="residual")
+    spec = ModelSpec(model, STMD("residual"), shape, PRESETS[model], PixelCodec())
     torch.manual_seed(0)
     save_model(folder / f"{model}.safetensors", spec, spec.build_network().state_dict())
     return folder / f"{model}.safetensors"
@@ -185,7 +186,7 @@ def _bare_call(network: Network, spec: ModelSpec, setting: Setting, device: torc
 
 def _plain_loop(module: nn.Module, spec: ModelSpec, setting: Setting, device: torch.device) -> Call:
     """What a user writes without the SDK: ``torch.randn`` and the formulas, under ``no_grad``."""
-    shape, schedule, target = (setting.batch, *spec.shape), spec.schedule, spec.build_target()
+    shape, schedule, target = (setting.batch, *spec.shape), spec.schedule, STMD("residual").flow_target(spec.measured)
     dtype = PRECISIONS[setting.precision]
 
     @torch.no_grad()

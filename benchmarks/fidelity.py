@@ -37,6 +37,7 @@ from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.evaluation import GaussianMixture, energy_distance, kernel_certificate, mixture, sliced_w2
 from stmd_sdk.files import written_whole
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import STMD
 from stmd_training.batches import batches_of
 from stmd_training.fitting import measured_spec
 from stmd_training.losses import Loss, STMDLoss
@@ -142,7 +143,8 @@ def _trained(cell: Cell, data: GaussianMixture, schedule: Schedule, path: Path) 
 def _fitted(cell: Cell, data: GaussianMixture, schedule: Schedule) -> Row:
     """What ``local`` starts from: y is noise."""
     recipe, begun = load_recipe(f"{cell.problem}-local", (f"seed={cell.seed}",)), time.process_time()
-    target = measured_spec(recipe, data).build_target()
+    spec = measured_spec(recipe, data)
+    target = STMD("mixture", "correction").flow_target(spec.measured)
     row: Row = {"cpu_seconds": time.process_time() - begun}
 
     def posterior(x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b d"]:

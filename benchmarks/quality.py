@@ -97,7 +97,7 @@ def draws_of(sampler: Sampler) -> dict[str, Draw]:
 
         return draw
 
-    match sampler.spec.objective:
+    match sampler.spec.objective.kind:
         case "stmd":
             return {"STMD": own}
         case "meanflow":
@@ -202,11 +202,11 @@ def main() -> None:
     for label, sampler in samplers.items():
         if sampler.spec.codec.decoded_shape(sampler.spec.shape) != against.shape:
             raise InvalidArgumentError(f"{label}: {sampler.spec.name} draws no samples of shape {list(against.shape)}")
-        if sampler.spec.objective != OBJECTIVES[label]:
-            raise InvalidArgumentError(f"{label}: {sampler.spec.name} has objective {sampler.spec.objective!r}")
+        if sampler.spec.objective.kind != OBJECTIVES[label]:
+            raise InvalidArgumentError(f"{label}: {sampler.spec.name} has objective {sampler.spec.objective.kind!r}")
     rows: list[Row] = []
     for label, sampler in samplers.items():
-        steps = [*options.steps, *options.many] if sampler.spec.objective == "ddpm" else options.steps
+        steps = [*options.steps, *options.many] if sampler.spec.objective.kind == "ddpm" else options.steps
         rows += measure(label, sampler, against, steps, options.seeds, options.out)
     facts = {
         "data": against.data,

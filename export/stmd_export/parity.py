@@ -171,10 +171,9 @@ def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     x = noise.fold(0).normal(spec.in_channels, *spec.shape[1:])
     row = torch.arange(ROWS)
     tau = torch.tensor([1.0, 0.0, 0.5])[row % 3]
-    span = tau * (row % 2)
+    r = tau * ((row + 1) % 2)
     t = torch.tensor([0.001, 0.3, 0.7, 1.0])[row % 4]
-    times = {"stmd": [tau, span, t], "meanflow": [tau, span], "ddpm": [t]}[spec.objective]
-    return x, torch.stack(times, dim=1)
+    return x, torch.stack(spec.objective.times_at(tau, r, t), dim=1)
 
 
 def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
@@ -186,7 +185,7 @@ def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
         return eager(x, times)
 
     steps = min(spec.default_inference_steps, 8)
-    posterior = spec.build_posterior(recorder, 1 if spec.objective == "ddpm" else 2)
+    posterior = spec.build_posterior(recorder, 2 if spec.objective.inner_flow else 1)
     for _ in reverse_sde(posterior, spec.schedule, time_grid(steps), spec.shape, Noise.of(SEED + 1, ROWS)):
         pass
     x, times = (torch.cat(parts) for parts in zip(*seen, strict=True))

@@ -292,8 +292,8 @@ class Sampler:
                 f"{what} corrects the model's own draws: start from the sampler without guides, and give the "
                 "measurement as its likelihood"
             )
-        if self.spec.objective != "stmd":
+        if not self.spec.objective.draws:
             raise InvalidArgumentError(
-                f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective!r} knows one point"
+                f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective.kind!r} knows one point"
             )
         return chunked(self._posterior(mean_flow_steps))

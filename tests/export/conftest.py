@@ -10,6 +10,7 @@ from stmd_export import Whole, export_onnx, onnx_export
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
 
@@ -26,7 +27,7 @@ def make_spec(name, **changes):
     codec = VectorCodec() if len(shape) == 1 else PixelCodec()
     values = {
         "name": name,
-        "objective": "stmd",
+        "objective": STMD(),
         "shape": shape,
         "network": network,
         "codec": codec,
@@ -62,7 +63,9 @@ def exported(checkpoint, tmp_path_factory):
     def export(name, precision="fp32", whole=None, objective="stmd", **changes):
         key = (name, precision, whole, objective, *changes.items())
         if key not in done:
-            spec = make_spec(name, objective=objective, **changes)
+            own = {name: changes[name] for name in ("target", "output") if name in changes}
+            rest = {name: change for name, change in changes.items() if name not in own}
+            spec = make_spec(name, objective=BY_KIND[objective](**own), **rest)
             path = checkpoint(spec, "-".join([name, objective, *map(str, changes.values())]))
             file = export_onnx(
                 path,

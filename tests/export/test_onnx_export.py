@@ -62,7 +62,7 @@ def test_the_residual_target_rides_in_the_file(exported):
     made = exported("mlp", target="residual")
     eager, session = (Sampler.from_pretrained(path) for path in (made.checkpoint, made.onnx))
     assert session.spec == eager.spec
-    assert session.spec.target == "residual"
+    assert session.spec.objective.target == "residual"
     assert (eager.sample(6, seed=0) - session.sample(6, seed=0)).abs().max() <= 1e-4
 
 

@@ -15,6 +15,7 @@ from stmd_sdk.codecs.codec import LatentCodec, PixelCodec, VectorCodec
 from stmd_sdk.codecs.vae import WEIGHTS
 from stmd_sdk.evaluation import mixture
 from stmd_sdk.mixtures.local import LocalGaussians
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import PRESETS, MLPConfig
 from stmd_sdk.runs.exported import ExportedRun
 
@@ -29,7 +30,7 @@ DIT_M2 = replace(PRESETS["dit-m2"], depth=1)
 def latents(checkpoint, vae_folder, tmp_path_factory):
     """(checkpoint, exported network) of a latent model with DiT-M/2's shapes."""
     codec = LatentCodec(vae=str(vae_folder), factor=2)
-    spec = ModelSpec("latents", "stmd", (4, 16, 16), DIT_M2, codec, target="residual", sigma_data=0.9)
+    spec = ModelSpec("latents", STMD("residual"), (4, 16, 16), DIT_M2, codec, sigma_data=0.9)
     path = checkpoint(spec)
     return path, export_onnx(path, tmp_path_factory.mktemp("latents"), batch=BATCH)
 
@@ -45,7 +46,7 @@ def difference(path, file, b=5):
 
 
 def test_the_blocks_of_the_cifar10_network(checkpoint, tmp_path):
-    spec = ModelSpec("cifar10", "stmd", (3, 16, 16), CIFAR10, PixelCodec(), sigma_data=0.5)
+    spec = ModelSpec("cifar10", STMD(), (3, 16, 16), CIFAR10, PixelCodec(), sigma_data=0.5)
     path = checkpoint(spec)
     assert difference(path, export_onnx(path, tmp_path, batch=BATCH)) <= 1e-5
 
@@ -82,8 +83,16 @@ def test_the_decoder_is_part_of_the_whole_sampler(latents, vae_folder, tmp_path,
 def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
     law = mixture("mixture8")
     gaussians = LocalGaussians.of(law.weights, law.means, law.covariances)
-    own = {"target": "mixture", "output": "correction", "local_gaussians": gaussians}
-    path = checkpoint(ModelSpec("local", "stmd", (8,), MLPConfig(width=16, depth=1), VectorCodec(), **own))
+    path = checkpoint(
+        ModelSpec(
+            "local",
+            STMD("mixture", "correction"),
+            (8,),
+            MLPConfig(width=16, depth=1),
+            VectorCodec(),
+            local_gaussians=gaussians,
+        )
+    )
     drawn = ExportedRun.open(export_onnx(path, tmp_path, whole=Whole(2, 2), batch=BATCH)).sample(200, seed=4)
     expected = Sampler.from_pretrained(path, device="cpu").sample(200, inference_steps=2, mean_flow_steps=2, seed=4)
     differs = np.abs(drawn - expected.numpy()).max(axis=1)

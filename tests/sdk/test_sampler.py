@@ -15,6 +15,7 @@ from stmd_sdk.backends.devices import resolve_device
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.target import X0Target
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.runs.chunks import rows_at_once
 
@@ -23,22 +24,20 @@ MEAN, DEVIATION = 0.5, 0.7
 X_T = torch.zeros(3, 4)
 IMAGES = ModelSpec(
     "images",
-    "stmd",
+    STMD("residual"),
     (1, 8, 8),
     UNetConfig(channels=(8, 16), groups=4, embedding_width=16),
     PixelCodec(),
-    target="residual",
 )
 
 
 def _vectors(objective="stmd", target="x0", sigma_data=1.0, width=4):
     return ModelSpec(
         "vectors",
-        objective,
+        BY_KIND[objective](**({"target": target} if objective == "stmd" else {})),
         (width,),
         MLPConfig(width=8, depth=1),
         VectorCodec(),
-        target=target,
         sigma_data=sigma_data,
     )
 
@@ -68,7 +67,7 @@ def model_path(tmp_path_factory):
 @pytest.mark.parametrize("steps", [1, 2, 4, 16, [1.0, 0.9, 0.05, 0.0]])
 def test_an_exact_posterior_gives_the_data_whatever_the_number_of_steps(steps, target, sigma_data, average_velocity):
     spec = _vectors("stmd", target, sigma_data, width=8)
-    sampler = Sampler(average_velocity(spec.build_target(), MEAN, DEVIATION), spec, CPU)
+    sampler = Sampler(average_velocity(spec.objective.flow_target(spec.measured), MEAN, DEVIATION), spec, CPU)
     x = sampler.sample(40_000, inference_steps=steps, seed=3, batch_size=20_000).double()
     # 320,000 numbers: 0.5 % is four standard errors of their deviation and 2 of 0.25 % of their mean.
     assert x.std().item() == pytest.approx(DEVIATION, rel=5e-3)
@@ -137,7 +136,7 @@ def test_mean_flow_maps_the_first_noise_to_the_sample():
 
 
 def test_samples_of_images_stay_in_the_range():
-    spec = ModelSpec("images", "stmd", (1, 4, 4), IMAGES.network, PixelCodec())
+    spec = ModelSpec("images", STMD(), (1, 4, 4), IMAGES.network, PixelCodec())
     sampler = Sampler(lambda x, times: 5 * x[:, :1], spec, CPU)
     x = sampler.sample(50, seed=0)
     assert (x.min(), x.max()) == (-1, 1)
@@ -290,7 +289,7 @@ def test_times_may_differ_by_sample():
 
 def test_draws_of_the_posterior_are_independent_and_have_its_moments(average_velocity, gaussian_target):
     spec = _vectors("stmd", "residual", 0.4, width=2)
-    sampler = Sampler(average_velocity(spec.build_target(), MEAN, DEVIATION), spec, CPU)
+    sampler = Sampler(average_velocity(spec.objective.flow_target(spec.measured), MEAN, DEVIATION), spec, CPU)
     x_t, t = torch.tensor([[0.3, -1.0]]), 0.4
     draws = sampler.posterior(x_t, t, draws=100_000, seed=1)[:, 0].double()
     mean, deviation = gaussian_target(X0Target(), x_t.double(), torch.tensor([t]).double(), MEAN, DEVIATION)

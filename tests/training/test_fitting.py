@@ -127,7 +127,7 @@ def test_a_run_from_a_trained_base_keeps_the_bases_gaussians():
 def test_the_smoke_of_a_recipe_with_local_gaussians(tmp_path):
     recipe, data = smoke_test(load_recipe("mixture3-local"), tmp_path)
     spec, _ = load_model(Run(recipe, data, tmp_path / "run")(progress=False))
-    assert (spec.target, spec.local_gaussians.clusters) == ("mixture", 64)
+    assert (spec.objective.target, spec.local_gaussians.clusters) == ("mixture", 64)
 
 
 def test_data_that_the_gaussians_fit_leave_nothing_to_correct():

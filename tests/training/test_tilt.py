@@ -13,6 +13,7 @@ from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData, WeightedData
 from stmd_sdk.evaluation import conditioned, energy_distance, mixture
 from stmd_sdk.models.checkpoint import load_model, read_spec
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig
 from stmd_training.batches import POOL, batches_of
 from stmd_training.run import Run
@@ -35,8 +36,8 @@ def weighted(log_weights):
 @pytest.fixture
 def gaussian(average_velocity):
     """A sampler that draws N(0.5, 0.8² I) in two dimensions, exactly."""
-    spec = ModelSpec("gaussian", "stmd", (2,), MLPConfig(width=8, depth=1), VectorCodec(), target="residual")
-    return Sampler(average_velocity(spec.build_target(), 0.5, 0.8), spec, CPU)
+    spec = ModelSpec("gaussian", STMD("residual"), (2,), MLPConfig(width=8, depth=1), VectorCodec())
+    return Sampler(average_velocity(spec.objective.flow_target(spec.measured), 0.5, 0.8), spec, CPU)
 
 
 def test_samples_are_drawn_in_proportion_to_their_weights():
@@ -135,7 +136,7 @@ def test_a_recipe_that_makes_another_model_is_refused(tmp_path):
     recipe = tilted_recipe(spec, None, ("steps=7",), "data")
     assert (recipe.name, recipe.steps, recipe.data) == ("mixture2d-tilted", 7, "data")
     assert recipe.model_spec(spec.sigma_data, {}).network == spec.network
-    for settings, complaint in [(("network.width=64",), "network differ"), (("target=x0",), "target differ")]:
+    for settings, complaint in [(("network.width=64",), "network differ"), (("target=x0",), "objective differ")]:
         with pytest.raises(InvalidArgumentError, match=complaint):
             tilted_recipe(spec, None, settings, "data")
     (tmp_path / "model.onnx").write_bytes(b"")

@@ -17,6 +17,7 @@ from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError, OutputError, TrainingError
 from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.models.checkpoint import load_model
+from stmd_sdk.models.objective import DDPM, STMD
 from stmd_sdk.networks import MLPConfig
 from stmd_training.batches import batches_of
 from stmd_training.losses import EnergyScore
@@ -61,19 +62,21 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
         round_one = LocalGaussians.of(one, torch.zeros(1, d), torch.eye(d)[None]) if local else None
         spec = recipe.model_spec(1.0, {}, round_one)
         assert recipe.loss(spec, None)
-        assert recipe.target == ("mixture" if local else "residual" if calibrated else "x0"), name
+        assert getattr(recipe.objective, "target", "x0") == (
+            "mixture" if local else "residual" if calibrated else "x0"
+        ), name
         assert (recipe.energy_score.weight > 0) == (calibrated or local), name
         of, _, variant = name.rpartition("-")
         baseline = variant in ("meanflow", "ddpm")
-        assert recipe.objective == (variant if baseline else "stmd"), name
+        assert recipe.objective.kind == (variant if baseline else "stmd"), name
         assert (calibrated or baseline or local) == (f"{name}-calibrated" not in names), name
         if baseline:  # equal networks, steps and data
-            assert replace(recipe, objective="stmd", name=of) == load_recipe(of)
+            assert replace(recipe, objective=STMD(), name=of) == load_recipe(of)
 
 
 def test_settings_override_nested_keys_and_name_what_they_do_not_know():
     recipe = load_recipe("digits", ("flow.power=0.5", "flow.times.moving_share=1", "target=residual"))
-    assert (recipe.flow.power, recipe.flow.times.moving_share, recipe.target) == (0.5, 1.0, "residual")
+    assert (recipe.flow.power, recipe.flow.times.moving_share, recipe.objective.target) == (0.5, 1.0, "residual")
     for setting, complaint in [
         ("flow.pover=1", "flow.pover"),
         ("steps=many", "steps"),
@@ -85,7 +88,7 @@ def test_settings_override_nested_keys_and_name_what_they_do_not_know():
         ("objective=ddpm", None),
     ]:
         if complaint is None:
-            assert load_recipe("digits", (setting,)).objective == "ddpm"
+            assert load_recipe("digits", (setting,)).objective == DDPM()
             continue
         with pytest.raises(InvalidArgumentError, match=complaint):
             load_recipe("digits", (setting,))

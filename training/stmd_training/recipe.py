@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from stmd_sdk.codecs.codec import Codec, PixelCodec
 from stmd_sdk.config import read_config
-from stmd_sdk.diffusion.velocity import Output
+from stmd_sdk.diffusion.schedules import ScheduleConfig
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.mixtures.local import LocalGaussians
-from stmd_sdk.models.spec import Fact, ModelSpec, Objective, Target
+from stmd_sdk.models.objective import DDPM, STMD, MeanFlow, Objective, lifted
+from stmd_sdk.models.spec import Fact, ModelSpec
 from stmd_sdk.networks import PRESETS, NetworkConfig
 
 from .learned_weights import LossWeights
@@ -31,7 +32,8 @@ class Recipe:
 
     ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes.
     ``clusters`` is how many Gaussians are fitted to the data for target ``mixture``.
-    ``bounded`` clamps draws to the codec's range, in the energy score and in the model that is trained.
+    ``objective`` is the model's; TOML may spell its ``target``, ``output`` and ``bounded`` beside its name. A bounded
+    one clamps draws to the codec's range, in the energy score and in the model that is trained.
     ``learned_weights`` weighs both losses by their size at (τ, r, t), learned along the way.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
     ``microbatches`` is how many pieces each process takes its rows in: that many times less memory, the same gradients.
@@ -42,16 +44,13 @@ class Recipe:
     shape: tuple[int, ...]
     network: str | NetworkConfig
     codec: Codec = PixelCodec()
-    schedule: VPSchedule = VPSchedule()
-    objective: Objective = "stmd"
-    target: Target = "x0"
+    schedule: ScheduleConfig = VPSchedule()
+    objective: Objective = STMD()
     clusters: int = 0
-    output: Output = "velocity"
     flow: FlowLoss = field(default_factory=FlowLoss)
     energy_score: EnergyScore = field(default_factory=EnergyScore)
     t_power: float = 1.0
     error_of: ErrorOf = "y"
-    bounded: bool = False
     learned_weights: bool = False
     steps: int = 150_000
     batch_size: int = 64
@@ -87,20 +86,21 @@ class Recipe:
                 raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
         if not 0 <= self.ema < 1:
             raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
-        if (self.target == "mixture") != (self.clusters > 0):
+        target = self.objective.target if isinstance(self.objective, STMD) else "x0"
+        if (target == "mixture") != (self.clusters > 0):
             raise InvalidArgumentError(
-                f"clusters: target 'mixture' needs some and no other has any, got {self.clusters} with {self.target!r}"
+                f"clusters: target 'mixture' needs some and no other has any, got {self.clusters} with {target!r}"
             )
-        if self.target == "mixture" and self.error_of != "y":
+        if target == "mixture" and self.error_of != "y":
             raise InvalidArgumentError("error_of: must be 'y' with target 'mixture'")
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        plain = 0.0, Recipe.t_power, Recipe.target, Recipe.error_of, Recipe.learned_weights
-        ours = plain != (self.energy_score.weight, self.t_power, self.target, self.error_of, self.learned_weights)
-        if self.objective != "stmd" and ours:
+        plain = 0.0, Recipe.t_power, Recipe.error_of, Recipe.learned_weights
+        ours = plain != (self.energy_score.weight, self.t_power, self.error_of, self.learned_weights)
+        if not isinstance(self.objective, STMD) and ours:
             raise InvalidArgumentError(
-                "energy_score, t_power, target, error_of and learned_weights: only objective 'stmd' has them, "
-                f"not {self.objective!r}"
+                "energy_score, t_power, error_of and learned_weights: only objective 'stmd' has them, "
+                f"not {self.objective.kind!r}"
             )
 
     def model_spec(
@@ -114,9 +114,6 @@ class Recipe:
             network=PRESETS[self.network] if isinstance(self.network, str) else self.network,
             codec=self.codec,
             schedule=self.schedule,
-            target=self.target,
-            output=self.output,
-            bounded=self.bounded,
             sigma_data=sigma_data,
             local_gaussians=local_gaussians,
             training=training,
@@ -125,21 +122,21 @@ class Recipe:
     def loss(self, spec: ModelSpec, weights: LossWeights | None) -> Loss:
         """The training loss of the objective, with the ``weights`` of the run's ``TrainState``, if it learns them."""
         match self.objective:
-            case "stmd":
+            case STMD() as objective:
                 return STMDLoss(
                     self.schedule,
-                    spec.build_target(),
-                    self.output,
+                    objective.flow_target(spec.measured),
+                    objective.output,
                     self.flow,
                     self.energy_score,
                     self.t_power,
                     self.error_of,
-                    spec.codec.bound if spec.bounded else None,
+                    spec.codec.bound if objective.bounded else None,
                     weights,
                 )
-            case "meanflow":
-                return MeanFlowLoss(self.output, self.flow)
-            case "ddpm":
+            case MeanFlow(output):
+                return MeanFlowLoss(output, self.flow)
+            case DDPM():
                 return DDPMLoss(self.schedule)
 
 
@@ -153,7 +150,7 @@ def load_recipe(name_or_path: str, settings: tuple[str, ...] = ()) -> Recipe:
     values = _read_toml(name_or_path)
     for setting in settings:
         _override(values, setting)
-    return read_config(Recipe, values)
+    return read_config(Recipe, lifted(values))
 
 
 def _read_toml(name_or_path: str) -> dict[str, Any]:

@@ -158,8 +158,7 @@ class Run:
         if len(shape) == 3 or shape == (2,):
             # No more pictures than a step of training has: they fit memory, and DDPM's hundred steps stay short.
             n = min(SAMPLES, self.recipe.batch_size) if len(shape) == 3 else 16_384
-            steps = None if sampler.spec.objective == "ddpm" else 1
-            picture = grid(sampler.sample(n, inference_steps=steps, seed=0))
+            picture = grid(sampler.sample(n, inference_steps=sampler.spec.objective.least_steps, seed=0))
             with written_whole(self.folder / "samples" / f"{step:07d}.png") as path:
                 picture.save(path)
 

@@ -36,9 +36,6 @@ def fresh_seed() -> int:
     return secrets.randbelow(2**31)
 
 
-Key = TypeVar("Key", bound="AbstractNoise")
-
-
 class AbstractNoise(ABC):
     """What the loop over posterior and bridge asks of its noise: keys along a path, and their normals."""
 
@@ -49,6 +46,9 @@ class AbstractNoise(ABC):
     @abstractmethod
     def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
         """Standard normal numbers for each sample: [b, *shape], float32."""
+
+
+Key = TypeVar("Key", bound=AbstractNoise)
 
 
 @final

@@ -125,7 +125,7 @@ def evaluate_model(
             advance()
     return QualityReport(
         spec.name,
-        spec.objective,
+        spec.objective.kind,
         against.data,
         against.features.name,
         len(against.vectors),

@@ -58,6 +58,5 @@ def state_of(x_t: Any, t: Any, spec: ModelSpec, device: torch.device) -> tuple[T
     t = times_of_rows(t, len(x_t), device)
     if not bool(((t > 0) & (t <= 1)).all()):
         raise InvalidArgumentError("t must lie in (0, 1]")
-    if spec.objective == "meanflow" and not bool((t == 1).all()):
-        raise InvalidArgumentError("Mean Flow knows t = 1 only")
+    spec.objective.check_times(t)
     return x_t, t

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.models.artefact import Artefact, sealed
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig
 
@@ -23,7 +24,7 @@ def constant(name, values):
 @pytest.fixture(scope="session")
 def spec():
     return ModelSpec(
-        name="known", objective="stmd", shape=(2,), network=MLPConfig(width=8, depth=1), codec=VectorCodec()
+        name="known", objective=STMD(), shape=(2,), network=MLPConfig(width=8, depth=1), codec=VectorCodec()
     )
 
 

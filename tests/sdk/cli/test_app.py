@@ -11,6 +11,7 @@ from stmd_sdk import ModelSpec, Sampler, grid
 from stmd_sdk.cli.app import app
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import DiTConfig, MLPConfig
 
 runner = CliRunner()
@@ -18,7 +19,7 @@ runner = CliRunner()
 
 @pytest.fixture
 def image_model(tmp_path):
-    spec = ModelSpec("tiny", "stmd", (1, 4, 4), DiTConfig(depth=1, width=8, heads=1), PixelCodec())
+    spec = ModelSpec("tiny", STMD(), (1, 4, 4), DiTConfig(depth=1, width=8, heads=1), PixelCodec())
     network = spec.build_network()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
@@ -28,7 +29,7 @@ def image_model(tmp_path):
 
 @pytest.fixture
 def vector_model(tmp_path):
-    spec = ModelSpec("line", "stmd", (3,), MLPConfig(width=8, depth=1), VectorCodec())
+    spec = ModelSpec("line", STMD(), (3,), MLPConfig(width=8, depth=1), VectorCodec())
     save_model(tmp_path / "line.safetensors", spec, spec.build_network().state_dict())
     return tmp_path / "line.safetensors"
 

@@ -12,6 +12,7 @@ from stmd_sdk.cli.restore import as_the_network_sees, parse_operator, read_image
 from stmd_sdk.codecs.codec import LatentCodec
 from stmd_sdk.images import grid
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import DiTConfig
 from stmd_sdk.operators import Blur, Mask, average_pool, check_linear
@@ -58,7 +59,7 @@ def test_latents_keep_the_cells_whose_pixels_all_show(vae_folder, tmp_path):
     """The paper's figure 6 at a small size: an odd mask, so that some cells show in part."""
     codec = LatentCodec(vae=str(vae_folder), factor=2)
     network = DiTConfig(depth=1, width=16, heads=2)
-    spec = ModelSpec("latents", "stmd", (4, 8, 8), network, codec, target="residual", sigma_data=0.9)
+    spec = ModelSpec("latents", STMD("residual"), (4, 8, 8), network, codec, sigma_data=0.9)
     model = tmp_path / "latents.safetensors"
     save_model(model, spec, spec.build_network().state_dict())
     sampler, mask = Sampler.from_pretrained(model, device="cpu"), torch.ones(1, 16, 16)

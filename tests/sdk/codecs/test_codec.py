@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from stmd_sdk import CheckpointError, InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.codecs.codec import ROWS, LatentCodec, VectorCodec
 from stmd_sdk.codecs.vae import CONFIG, OLD_ATTENTION, WEIGHTS
+from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.networks import DiTConfig
 
 SHAPE = (4, 8, 8)
@@ -37,7 +38,7 @@ def copy(vae_folder, tmp_path):
 
 
 def spec_of(codec, objective="stmd"):
-    return ModelSpec("faces", objective, SHAPE, DiTConfig(depth=1, width=8, heads=2), codec)
+    return ModelSpec("faces", BY_KIND[objective](), SHAPE, DiTConfig(depth=1, width=8, heads=2), codec)
 
 
 def images(n):
@@ -189,7 +190,7 @@ def test_latents_are_images_and_ride_in_the_spec():
     assert ModelSpec.from_json(spec.to_json(), "here") == spec
     assert spec.codec.decoded_shape((4, 32, 16)) == (3, 256, 128)
     with pytest.raises(InvalidArgumentError, match=r"shape: latents have shape \[c, h, w\]"):
-        ModelSpec("faces", "stmd", (4,), DiTConfig(depth=1, width=8, heads=2), LatentCodec())
+        ModelSpec("faces", STMD(), (4,), DiTConfig(depth=1, width=8, heads=2), LatentCodec())
 
 
 def test_ddpms_estimate_of_latents_is_not_clipped(codec):

@@ -23,6 +23,7 @@ from stmd_sdk.evaluation.kernel import TIMES
 from stmd_sdk.evaluation.plot import clouds, write_page
 from stmd_sdk.evaluation.report import Report
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig, UNetConfig
 
@@ -101,7 +102,7 @@ def untrained(path, *, name="mixture2d", shape=(2,), objective="stmd"):
     image = len(shape) == 3
     network = UNetConfig(channels=(8, 8), attention=(), groups=4, embedding_width=16) if image else MLPConfig(32, 1)
     codec = PixelCodec() if image else VectorCodec()
-    spec = ModelSpec(name, objective, shape, network, codec, target="residual" if objective == "stmd" else "x0")
+    spec = ModelSpec(name, STMD("residual") if objective == "stmd" else BY_KIND[objective](), shape, network, codec)
     save_model(path, spec, spec.build_network().state_dict())
     return str(path)
 

@@ -13,6 +13,7 @@ from stmd_sdk.inference.chain import FreeNoising, RangeNoising, metropolis, nois
 from stmd_sdk.inference.diagnostics import effective_samples, split_r_hat
 from stmd_sdk.inference.draws import run_chains
 from stmd_sdk.inference.resampling import effective_roots, next_temperature, systematic
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.operators import GaussianNoise, Mask, Matrix, Measurement, box_mask
 
@@ -35,7 +36,7 @@ def _masses(x):
 
 def _prior_sampler(width=4):
     """A sampler whose network ignores x: x_0 = ε whatever x_t, the exact posterior of nothing in particular."""
-    spec = ModelSpec("vectors", "stmd", (width,), MLPConfig(width=8, depth=1), VectorCodec())
+    spec = ModelSpec("vectors", STMD(), (width,), MLPConfig(width=8, depth=1), VectorCodec())
     return Sampler(lambda x, times: torch.zeros_like(x[:, :width]), spec, CPU)
 
 
@@ -123,7 +124,7 @@ def test_conditional_noising_accepts_every_step_whatever_the_measurements_unit()
 def test_draws_beyond_the_range_of_pixels_do_not_stop_a_chain():
     """A model that overshoots [-1, 1]: its decoded samples are clamped, and so are the chain's states."""
     shape, n = (1, 4, 4), 64
-    spec = ModelSpec("images", "stmd", shape, UNetConfig(channels=(8, 16), groups=4), PixelCodec())
+    spec = ModelSpec("images", STMD(), shape, UNetConfig(channels=(8, 16), groups=4), PixelCodec())
     sampler = Sampler(lambda x, times: -2 * x[:, :1] + x[:, 1:], spec, CPU)  # draws of deviation 3
     mask = box_mask(shape, 2)
     measured = Measurement(Mask(mask), -0.95 * mask[None], GaussianNoise(0.05))

@@ -10,6 +10,7 @@ from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
 from stmd_sdk.inference.guidance import LikelihoodGuide, RangeNullGuide
 from stmd_sdk.mixtures.law import GaussianMixture, MixturePosterior
+from stmd_sdk.models.objective import DDPM, STMD
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.operators import Clip, GaussianNoise, Mask, Matrix, Measurement, average_pool, box_mask
 
@@ -32,7 +33,7 @@ def _images():
             return torch.tanh(self.convolution(x) + times.sum(1)[:, None, None, None])
 
     network = UNetConfig(channels=(8, 16), groups=4, embedding_width=16)
-    spec = ModelSpec("images", "stmd", SHAPE, network, PixelCodec(), target="residual")
+    spec = ModelSpec("images", STMD("residual"), SHAPE, network, PixelCodec())
     return Sampler(TorchNetwork(Timed(), CPU, torch.float32), spec, CPU)
 
 
@@ -190,6 +191,6 @@ def test_methods_that_need_the_models_own_draws_refuse_guides_and_point_estimate
     for method in (guided.chain, guided.steer):
         with pytest.raises(InvalidArgumentError, match="from the sampler without guides"):
             method(lambda x: x.flatten(1).sum(1), 2)
-    spec = ModelSpec("point", "ddpm", (2,), MLPConfig(width=8, depth=1), VectorCodec())
+    spec = ModelSpec("point", DDPM(), (2,), MLPConfig(width=8, depth=1), VectorCodec())
     with pytest.raises(InvalidArgumentError, match="knows one point"):
         Sampler(lambda x, times: x, spec, CPU).chain(lambda x: x.sum(1), 2)

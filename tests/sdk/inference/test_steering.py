@@ -20,6 +20,7 @@ from stmd_sdk.diffusion.loop import time_grid
 from stmd_sdk.evaluation import MixturePosterior, conditioned, energy_distance, mixture
 from stmd_sdk.inference.draws import run_particles
 from stmd_sdk.inference.steering import best_of, steered_sde
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.operators import GaussianNoise, Matrix, Measurement
 
@@ -94,7 +95,7 @@ def test_best_of_takes_the_best_of_each_group():
 
 
 def test_failures_of_steering_are_told_with_their_figures():
-    spec = ModelSpec("vectors", "stmd", (2,), MLPConfig(width=8, depth=1), VectorCodec())
+    spec = ModelSpec("vectors", STMD(), (2,), MLPConfig(width=8, depth=1), VectorCodec())
     sampler = Sampler(lambda x, times: torch.zeros_like(x[:, :2]), spec, torch.device("cpu"))
     with pytest.warns(InferenceWarning, match=r"all 64 particles effectively go back to 1\.\d of their starts"):
         draws = sampler.steer(lambda x: -1e5 * x.square().sum(1), 64, inference_steps=3, seed=0)

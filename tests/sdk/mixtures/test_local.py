@@ -17,6 +17,7 @@ from stmd_sdk.evaluation import GaussianMixture, kernel_certificate, mixture
 from stmd_sdk.mixtures import local as local_gaussians
 from stmd_sdk.mixtures.local import LocalGaussians, MixtureTarget
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig
 
@@ -182,12 +183,10 @@ def test_parameters_that_are_no_mixture_are_refused(parameters, says):
 def spec(**changes):
     whole = ModelSpec(
         "skewed",
-        "stmd",
+        STMD("mixture", "correction"),
         (4,),
         MLPConfig(width=16, depth=1),
         LAWS["skewed"].codec,
-        target="mixture",
-        output="correction",
         local_gaussians=gaussians_of(LAWS["skewed"]),
     )
     return replace(whole, **changes)
@@ -205,9 +204,8 @@ def test_the_spec_carries_the_gaussians():
     ("changes", "says"),
     [
         ({"local_gaussians": None}, "target 'mixture' needs them"),
-        ({"target": "residual"}, "no other has them"),
+        ({"objective": STMD("residual")}, "no other has them"),
         ({"shape": (5,)}, "of shape"),
-        ({"output": "x0"}, "several y"),
     ],
 )
 def test_a_spec_that_does_not_fit_its_gaussians_is_refused(changes, says):

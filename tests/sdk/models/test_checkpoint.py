@@ -10,19 +10,20 @@ from stmd_sdk import CheckpointError, ModelSpec, OutputError
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models import checkpoint
 from stmd_sdk.models.checkpoint import bundled_models, load_model, read_spec, resolve_model, save_model
+from stmd_sdk.models.objective import DDPM, STMD, MeanFlow
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
 
 SPECS = {
     "unet": ModelSpec(
         "a",
-        "stmd",
+        STMD(),
         (1, 8, 8),
         UNetConfig(channels=(8, 16), groups=4, embedding_width=16),
         PixelCodec(),
         sigma_data=0.7,
     ),
-    "dit": ModelSpec("b", "meanflow", (2, 8, 4), DiTConfig(depth=1, width=8, heads=2), PixelCodec()),
-    "mlp": ModelSpec("c", "ddpm", (3,), MLPConfig(width=8, depth=2), VectorCodec(), training={"steps": 3}),
+    "dit": ModelSpec("b", MeanFlow(), (2, 8, 4), DiTConfig(depth=1, width=8, heads=2), PixelCodec()),
+    "mlp": ModelSpec("c", DDPM(), (3,), MLPConfig(width=8, depth=2), VectorCodec(), training={"steps": 3}),
 }
 
 

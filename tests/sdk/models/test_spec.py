@@ -11,26 +11,24 @@ from stmd_sdk import CheckpointError, InvalidArgumentError, ModelSpec, Noise, VP
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
+from stmd_sdk.models.objective import DDPM, STMD, MeanFlow
 from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, UNetConfig
 
-VECTOR = ModelSpec("points", "stmd", (2,), MLPConfig(width=8, depth=1), VectorCodec())
+VECTOR = ModelSpec("points", STMD(), (2,), MLPConfig(width=8, depth=1), VectorCodec())
 SPECS = [
     VECTOR,
     ModelSpec(
         name='größe "x"',
-        objective="stmd",
+        objective=STMD("residual", "x0", bounded=True),
         shape=(1, 8, 8),
         network=UNetConfig(channels=(8, 16), groups=4),
         codec=PixelCodec(),
         schedule=VPSchedule(0.2, 15.5),
-        target="residual",
-        output="x0",
-        bounded=True,
         sigma_data=0.1 + 0.2,
         training={"data": "digits", "steps": 10, "seconds": 1.0, "loss": math.inf},
     ),
-    ModelSpec("flow", "meanflow", (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec(), output="x0"),
-    ModelSpec("ddpm", "ddpm", (1, 8, 8), UNetConfig(channels=(8,), attention=(), groups=4), PixelCodec()),
+    ModelSpec("flow", MeanFlow("x0"), (4, 4, 8), DiTConfig(depth=1, width=8, heads=2), PixelCodec()),
+    ModelSpec("ddpm", DDPM(), (1, 8, 8), UNetConfig(channels=(8,), attention=(), groups=4), PixelCodec()),
 ]
 
 
@@ -60,7 +58,9 @@ def test_json_brings_back_every_preset(network):
         ("network.kind", "cnn", r"network\.kind: must be one of"),
         ("network", "unet", "network: expected a table"),
         ("codec", {}, r"codec\.kind: must be one of 'pixels', 'vector'"),
-        ("objective", "gan", "objective: must be one of 'stmd', 'meanflow', 'ddpm'"),
+        ("objective.kind", "gan", r"objective\.kind: must be one of 'stmd', 'meanflow', 'ddpm'"),
+        ("objective.target", "x1", r"objective\.target: must be one of 'x0', 'residual', 'mixture'"),
+        ("schedule.kind", "linear", r"schedule\.kind: must be one of 'vp', 'cosine'"),
         ("shape", [1, 8.0, 8], r"shape\[1\]: expected int"),
         ("shape", [1, 0, 8], "shape: must be positive"),
         ("shape", [], "shape: must be positive"),
@@ -94,8 +94,8 @@ def test_what_is_no_spec_is_refused(text):
 
 
 def test_a_newer_version_is_refused_even_with_keys_of_its_own():
-    values = json.loads(VECTOR.to_json()) | {"version": 2, "colour": 1}
-    with pytest.raises(CheckpointError, match=r"has version 2, this SDK reads up to 1; .*pip install -U"):
+    values = json.loads(VECTOR.to_json()) | {"version": 3, "colour": 1}
+    with pytest.raises(CheckpointError, match=r"has version 3, this SDK reads up to 2; .*pip install -U"):
         ModelSpec.from_json(json.dumps(values), "here")
 
 
@@ -138,15 +138,66 @@ def test_the_spec_chooses_posterior_target_and_bound():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "says"),
     [
-        {"objective": "ddpm", "target": "residual"},
-        {"objective": "meanflow", "target": "residual"},
-        {"objective": "ddpm", "output": "x0"},
-        {"objective": "ddpm", "codec": PixelCodec(), "bounded": True},
-        {"objective": "stmd", "bounded": True},
+        (lambda: STMD("mixture", "x0"), r"^output: cannot be 'x0' with target 'mixture'"),
+        (lambda: replace(VECTOR, objective=STMD(bounded=True)), r"^bounded: needs a codec that has a range"),
+        (lambda: replace(VECTOR, objective=STMD("mixture")), r"^local_gaussians: target 'mixture' needs them"),
     ],
 )
-def test_a_setting_that_its_objective_does_not_have_is_refused(change):
-    with pytest.raises(InvalidArgumentError, match=r"^(target|output|bounded): "):
-        replace(VECTOR, **change)
+def test_a_setting_that_its_objective_does_not_have_is_refused(change, says):
+    with pytest.raises(InvalidArgumentError, match=says):
+        change()
+
+
+# Version 1, as every model was written before there were kinds of objectives and schedules.
+VERSION_1 = {
+    "name": "old",
+    "objective": "stmd",
+    "shape": [1, 8, 8],
+    "network": {"kind": "dit", "depth": 1, "width": 8, "heads": 2},
+    "codec": {"kind": "pixels"},
+    "schedule": {"beta_min": 0.2, "beta_max": 15.5},
+    "target": "residual",
+    "output": "x0",
+    "bounded": True,
+    "sigma_data": 0.5,
+    "local_gaussians": None,
+    "training": {"steps": 3},
+    "version": 1,
+}
+PLAIN = {"target": "x0", "output": "velocity", "bounded": False}
+
+
+def test_version_1_is_read_as_what_it_meant():
+    read = ModelSpec.from_json(json.dumps(VERSION_1), "here")
+    assert read.objective == STMD("residual", "x0", bounded=True)
+    assert (read.schedule, read.sigma_data, read.version) == (VPSchedule(0.2, 15.5), 0.5, 2)
+    assert ModelSpec.from_json(read.to_json(), "here") == read
+    old = {key: value for key, value in VERSION_1.items() if key not in ("target", "output", "bounded", "schedule")}
+    assert ModelSpec.from_json(json.dumps(old), "here").objective == STMD()
+    for kind, objective in (("meanflow", MeanFlow()), ("ddpm", DDPM())):
+        assert ModelSpec.from_json(json.dumps(VERSION_1 | PLAIN | {"objective": kind}), "here").objective == objective
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"objective": "gan"}, "objective: must be one of 'stmd', 'meanflow', 'ddpm'"),
+        ({"objective": "ddpm", **PLAIN, "target": "residual"}, "target: objective 'ddpm' has none"),
+        ({"objective": "meanflow", **PLAIN, "target": "residual"}, "target: objective 'meanflow' has none"),
+        ({"objective": "ddpm", **PLAIN, "output": "x0"}, "output: objective 'ddpm' has none"),
+        ({"objective": "meanflow", **PLAIN, "output": "correction"}, r"objective\.output: must be one of"),
+        ({"objective": "ddpm", **PLAIN, "bounded": True}, "bounded: objective 'ddpm' has none"),
+        ({"objective": "meanflow", **PLAIN, "bounded": True}, "bounded: objective 'meanflow' has none"),
+        ({"target": "mixture", "output": "x0"}, "output: cannot be 'x0' with target 'mixture'"),
+        ({"target": "mixture", "output": "correction"}, "local_gaussians: target 'mixture' needs them"),
+        ({"target": "x1"}, r"objective\.target: must be one of"),
+        ({"objective": {"kind": "stmd"}}, "target: unknown key"),
+        ({"schedule": [0.1, 20.0]}, "schedule: expected a table"),
+        ({"colour": 1}, "colour: unknown key"),
+    ],
+)
+def test_what_version_1_could_not_mean_is_refused_and_says_why(change, says):
+    with pytest.raises(CheckpointError, match=f"here: .*{says}"):
+        ModelSpec.from_json(json.dumps(VERSION_1 | change), "here")

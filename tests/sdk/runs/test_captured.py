@@ -13,6 +13,7 @@ from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.philox import fold
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
 from stmd_sdk.runs.captured import GRAPHS, MAX_EVALUATIONS, CapturedRun, Graphs, bucket_of, normals
 
@@ -22,12 +23,12 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 
 def _images(network=UNET, objective="stmd"):
-    target = "residual" if objective == "stmd" else "x0"
-    return ModelSpec("images", objective, (1, 8, 8), network, PixelCodec(), target=target)
+    trained = STMD("residual") if objective == "stmd" else BY_KIND[objective]()
+    return ModelSpec("images", trained, (1, 8, 8), network, PixelCodec())
 
 
 def _vectors(objective="stmd"):
-    return ModelSpec("vectors", objective, (4,), MLPConfig(width=8, depth=1), VectorCodec())
+    return ModelSpec("vectors", BY_KIND[objective](), (4,), MLPConfig(width=8, depth=1), VectorCodec())
 
 
 def _formula(x, times):
@@ -219,7 +220,7 @@ def test_the_referee_sees_offences(offence):
 @pytest.mark.parametrize(
     "spec",
     [_images(), _images(objective="meanflow"), _images(objective="ddpm"), _images(DiTConfig(1, 16, 2)), _vectors()],
-    ids=lambda spec: f"{spec.network.kind}-{spec.objective}",
+    ids=lambda spec: f"{spec.network.kind}-{spec.objective.kind}",
 )
 def test_a_run_neither_reads_a_value_nor_crosses_devices(spec, device, dtype):
     def record(work):
@@ -229,8 +230,8 @@ def test_a_run_neither_reads_a_value_nor_crosses_devices(spec, device, dtype):
     device = torch.device(device)
     network = TorchNetwork(spec.build_network().eval().requires_grad_(False), device, dtype)
     captured = CapturedRun(Graphs(network, spec, device, _repeating(record)), most=4)
-    times = (1.0, 0.0) if spec.objective == "meanflow" else (1.0, 0.6, 0.0)
-    drawn = captured(Noise.of(0, 3, device=device), times, 1 if spec.objective == "ddpm" else 2)
+    times = (1.0, 0.0) if spec.objective.kind == "meanflow" else (1.0, 0.6, 0.0)
+    drawn = captured(Noise.of(0, 3, device=device), times, 1 if spec.objective.kind == "ddpm" else 2)
     assert (drawn.shape, drawn.device, drawn.dtype) == ((3, *spec.shape), device, torch.float32)
 
 

@@ -13,12 +13,13 @@ from stmd_sdk import Noise
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError
 from stmd_sdk.models.artefact import Artefact, sealed
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.runs import exported
 from stmd_sdk.runs.exported import ExportedRun, is_whole_sampler
 
-SPEC = ModelSpec(name="known", objective="stmd", shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec())
+SPEC = ModelSpec(name="known", objective=STMD(), shape=(3,), network=MLPConfig(width=8, depth=1), codec=VectorCodec())
 ARTEFACT = Artefact("sampler", "fp32", 21, "0" * 64, (1.0, 0.5, 0.0), 1)
 
 

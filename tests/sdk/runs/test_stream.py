@@ -18,6 +18,7 @@ from stmd_sdk.cli import app as cli
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.errors import InvalidArgumentError, OutputError
 from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.runs import stream
 
@@ -174,9 +175,9 @@ def test_the_union_of_two_shares_is_the_whole(tmp_path, monkeypatch, form):
 
 
 def test_two_processes_of_the_command_write_what_one_writes(tmp_path):
-    spec = ModelSpec("line", "stmd", (3,), MLPConfig(width=8, depth=1), VectorCodec())
+    spec = ModelSpec("line", STMD(), (3,), MLPConfig(width=8, depth=1), VectorCodec())
     save_model(tmp_path / "line.safetensors", spec, spec.build_network().state_dict())
-    program = "from stmd_sdk import cli, stream; stream.SHARD = 4; cli.main()"
+    program = "from stmd_sdk.cli import app; from stmd_sdk.runs import stream; stream.SHARD = 4; app.main()"
     options = [
         str(o) for o in ("sample", "-m", tmp_path / "line.safetensors", "-n", 18, "--seed", 3, "--device", "cpu")
     ]

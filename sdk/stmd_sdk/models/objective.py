@@ -1,0 +1,200 @@
+"""Objectives: what a network was trained to do, as plain values, and the posterior that it therefore is.
+
+A spec and a recipe hold the same object. To add one: a frozen dataclass with its own ``kind`` and these methods, named
+in the union :data:`Objective`, and its loss in ``stmd_training/recipe.py``. Each says
+
+- ``times`` and ``states``: how many times, and how many states [c, *d], its network takes;
+- ``default_steps`` and ``least_steps``: N where the user gives none, and the fewest that are worth a look;
+- ``draws``: whether its posterior draws p(x_0 | x_t) or knows one point; ``inner_flow``: whether M may exceed 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, final
+
+from torch import Tensor
+
+from ..diffusion.denoiser import EpsilonDenoiser
+from ..diffusion.network import Network
+from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
+from ..diffusion.schedule import Schedule
+from ..diffusion.target import AbstractTarget, ResidualTarget, X0Target
+from ..diffusion.velocity import NetworkVelocity, Output, UnconditionalVelocity
+from ..errors import InvalidArgumentError
+from ..mixtures.local import LocalGaussians, MixtureTarget
+
+__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Target", "lifted"]
+
+Target = Literal["x0", "residual", "mixture"]
+"""What the conditional flow generates: x_0, its residual about one Gaussian's posterior, or about a mixture's."""
+
+
+@final
+@dataclass(frozen=True)
+class Measured:
+    """What an objective takes from the rest of a spec: the schedule, the data's σ_d and range, a mixture of them."""
+
+    schedule: Schedule
+    sigma_data: float
+    bound: float | None
+    local_gaussians: LocalGaussians | None
+
+
+@final
+@dataclass(frozen=True)
+class STMD:
+    """Draw p(x_0 | x_t) by a Mean Flow conditioned on (x_t, t), in one evaluation or more.
+
+    A ``bounded`` model was trained to have its draws clamped to its codec's range.
+    """
+
+    target: Target = "x0"
+    output: Output = "velocity"
+    bounded: bool = False
+    kind: Literal["stmd"] = "stmd"
+
+    times = 3
+    states = 2
+    default_steps = 4
+    least_steps = 1
+    draws = True
+    inner_flow = True
+
+    def __post_init__(self) -> None:
+        if (self.target, self.output) == ("mixture", "x0"):
+            raise InvalidArgumentError("output: cannot be 'x0' with target 'mixture', where x_0 has several y")
+
+    def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
+        """Any N and M will do."""
+
+    def check_times(self, t: Tensor) -> None:
+        """Any t in (0, 1] will do."""
+
+    def check_measured(self, shape: tuple[int, ...], measured: Measured) -> None:
+        """Raise for what was measured of data that this objective cannot be trained on, or was not measured."""
+        if (self.target == "mixture") != (measured.local_gaussians is not None):
+            raise InvalidArgumentError("local_gaussians: target 'mixture' needs them, and no other has them")
+        if measured.local_gaussians is not None and shape != (own := (measured.local_gaussians.dimension,)):
+            raise InvalidArgumentError(f"local_gaussians: of shape {own}, for samples of shape {shape}")
+        if self.bounded and measured.bound is None:
+            raise InvalidArgumentError("bounded: needs a codec that has a range, as pixels do")
+
+    def times_at(self, tau: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """The times that the network takes: (τ, τ - r, t)."""
+        return tau, tau - r, t
+
+    def flow_target(self, measured: Measured) -> AbstractTarget:
+        """What the conditional flow generates."""
+        if measured.local_gaussians is not None:
+            return MixtureTarget(measured.schedule, measured.local_gaussians)
+        return X0Target() if self.target == "x0" else ResidualTarget(measured.schedule, measured.sigma_data)
+
+    def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> FlowPosterior:
+        """One Mean Flow draw."""
+        target = self.flow_target(measured)
+        velocity = NetworkVelocity(network, target, self.output)
+        return FlowPosterior(velocity, target, mean_flow_steps, measured.bound if self.bounded else None)
+
+
+@final
+@dataclass(frozen=True)
+class MeanFlow:
+    """The deterministic baseline: x_1 to x_0 by an unconditional Mean Flow (Geng et al., 2025)."""
+
+    output: Literal["velocity", "x0"] = "velocity"
+    kind: Literal["meanflow"] = "meanflow"
+
+    times = 2
+    states = 1
+    default_steps = 1
+    least_steps = 1
+    draws = False
+    inner_flow = True
+
+    def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
+        """One inference step, of any M."""
+        if inference_steps != 1:
+            raise InvalidArgumentError("Mean Flow knows t = 1 only: inference_steps must be 1")
+
+    def check_times(self, t: Tensor) -> None:
+        """It knows t = 1 only."""
+        if not bool((t == 1).all()):
+            raise InvalidArgumentError("Mean Flow knows t = 1 only")
+
+    def check_measured(self, shape: tuple[int, ...], measured: Measured) -> None:
+        """Nothing but σ_d is measured."""
+        _check_no_gaussians(measured)
+
+    def times_at(self, tau: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """The times that the network takes: (τ, τ - r)."""
+        return tau, tau - r
+
+    def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> MeanFlowPosterior:
+        """The map from x_1."""
+        return MeanFlowPosterior(UnconditionalVelocity(network, self.output), mean_flow_steps)
+
+
+@final
+@dataclass(frozen=True)
+class DDPM:
+    """The many-step baseline: the network predicts the noise in x_t (Ho et al., 2020)."""
+
+    kind: Literal["ddpm"] = "ddpm"
+
+    times = 1
+    states = 1
+    default_steps = 100
+    least_steps = 100
+    draws = False
+    inner_flow = False
+
+    def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
+        """Any N; there is no Mean Flow inside."""
+        if mean_flow_steps != 1:
+            raise InvalidArgumentError("DDPM has no Mean Flow inside: mean_flow_steps must be 1")
+
+    def check_times(self, t: Tensor) -> None:
+        """Any t in (0, 1] will do."""
+
+    def check_measured(self, shape: tuple[int, ...], measured: Measured) -> None:
+        """Nothing but σ_d is measured."""
+        _check_no_gaussians(measured)
+
+    def times_at(self, tau: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """The time that the network takes: t."""
+        return (t,)
+
+    def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> PointPosterior:
+        """The clipped point estimate."""
+        return PointPosterior(EpsilonDenoiser(network, measured.schedule), measured.schedule, measured.bound)
+
+
+Objective = STMD | MeanFlow | DDPM
+BY_KIND = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}
+FLAT = {"target": "x0", "output": "velocity", "bounded": False}
+
+
+def lifted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``objective``, ``target``, ``output`` and ``bounded`` side by side, as recipes have them, as one table.
+
+    Raises :class:`InvalidArgumentError` for a key that the objective does not have, unless it says what is so anyway.
+    """
+    kind = values.get("objective", "stmd")
+    if not isinstance(kind, str):
+        return dict(values)
+    if kind not in BY_KIND:
+        raise InvalidArgumentError(f"objective: must be one of {', '.join(map(repr, BY_KIND))}, got {kind!r}")
+    own = {field.name for field in fields(BY_KIND[kind])}
+    given = {key: values[key] for key in FLAT if key in values}
+    for key, value in given.items():
+        if key not in own and value != FLAT[key]:
+            raise InvalidArgumentError(f"{key}: objective {kind!r} has none, only 'stmd' has {value!r}")
+    table = {"kind": kind, **{key: value for key, value in given.items() if key in own}}
+    return {**{key: value for key, value in values.items() if key not in FLAT}, "objective": table}
+
+
+def _check_no_gaussians(measured: Measured) -> None:
+    if measured.local_gaussians is not None:
+        raise InvalidArgumentError("local_gaussians: target 'mixture' needs them, and no other has them")
