@@ -26,7 +26,7 @@ def read_json(text: str | bytes, source: str, error: type[StmdError]) -> Any:
     """
     try:
         decoded = _decoded(text)
-        value: Any = json.loads(decoded, object_pairs_hook=_no_key_twice, parse_constant=_finite, parse_float=_finite)
+        value: Any = json.loads(decoded, object_pairs_hook=_no_key_twice, parse_constant=_constant, parse_float=_finite)
         if "\\u" in decoded:  # the only way for half of a surrogate pair, which could not even be printed
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -57,6 +57,13 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"the key {twice!r} is there twice")
     return table
+
+
+def _constant(text: str) -> float:
+    """Infinity, as Python writes it where a fact of a run is infinite; NaN is none."""
+    if text == "NaN":
+        raise ValueError("NaN is no number")
+    return float(text)
 
 
 def _finite(text: str) -> float:

@@ -11,8 +11,19 @@ from pathlib import Path
 
 from .errors import OutputError, StmdError
 
-__all__ = ["brief", "check_regular", "check_writable", "is_file", "is_folder", "read_bytes", "reading", "written_whole"]
+__all__ = [
+    "brief",
+    "check_regular",
+    "check_writable",
+    "is_file",
+    "is_folder",
+    "read_bytes",
+    "reading",
+    "refuse_pointer",
+    "written_whole",
+]
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 SHOWN = 200
 """Characters of a foreign value or path that an error quotes."""
 
@@ -106,7 +117,21 @@ def read_bytes(path: Path, error: type[StmdError], most: int) -> bytes:
         _check_kind(path, found, error)
         if found.st_size > most:
             raise error(f"{brief(str(path))}: has {found.st_size} bytes, more than the {most} that it may have")
-        return file.read(found.st_size)
+        data = file.read(found.st_size)
+    _check_whole(data, path, error)
+    return data
+
+
+def refuse_pointer(path: Path, error: type[StmdError]) -> None:
+    """Raise ``error`` unless ``path`` is a regular file, and not what Git LFS leaves in a file's place."""
+    check_regular(path, error)
+    with reading(path, error), path.open("rb") as file:
+        _check_whole(file.read(len(LFS_POINTER)), path, error)
+
+
+def _check_whole(data: bytes, path: Path, error: type[StmdError]) -> None:
+    if data.startswith(LFS_POINTER):
+        raise error(f"{brief(str(path))}: is a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
 
 
 def _stat(path: Path, error: type[StmdError]) -> os.stat_result | None:

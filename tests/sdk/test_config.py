@@ -142,7 +142,7 @@ def test_a_check_of_a_class_s_own_that_breaks_is_one_of_ours():
 
 
 @pytest.mark.parametrize(
-    "text", ['{"größe": [1, 2.5, "\\u00e9", "\\ud83d\\ude00", true, null]}', '[{"a": 1}, {"a": 2}]']
+    "text", ['{"größe": [1, 2.5, -Infinity, "\\u00e9", "\\ud83d\\ude00", true, null]}', '[{"a": 1}, {"a": 2}]']
 )
 def test_json_is_utf8_with_or_without_a_byte_order_mark(text):
     value = json.loads(text)
@@ -161,7 +161,6 @@ def test_json_is_utf8_with_or_without_a_byte_order_mark(text):
         '{"a": ' + "9" * 5_000 + "}",
         '{"a": 1e400}',
         '{"a": NaN}',
-        '{"a": -Infinity}',
         '{"a": 1, "b": 2, "a": 1}',
         '{"a": "\\ud800"}',
         '{"\\udfff": 1}',
