@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,9 @@ class OnnxNetwork:
         self.session = session
         self.channels = channels
         self.device = device
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an ONNX session cannot be pickled: open its file in each process by Sampler.from_pretrained")
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the graph on the session's device."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, NoReturn, cast, final
 
 import torch
 from jaxtyping import Float
@@ -130,6 +130,9 @@ class EngineNetwork:
         self.manifest = manifest
         self.channels = channels
         self.device = device
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TensorRT engine cannot be pickled: open its file in each process by Sampler.from_pretrained")
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Enqueue the engine on torch's current stream."""

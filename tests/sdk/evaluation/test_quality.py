@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from safetensors.torch import save_file
 import torch
+from safetensors.torch import save_file
 
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.noise import Noise

@@ -269,7 +269,7 @@ def test_what_a_spec_asks_for_is_bounded_before_anything_is_built(tmp_path, chan
 def test_what_git_lfs_leaves_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    with pytest.raises(CheckpointError, match="Git LFS pointer.*git lfs pull"):
+    with pytest.raises(CheckpointError, match=r"Git LFS pointer.*git lfs pull"):
         resolve_model(path)
 
 
