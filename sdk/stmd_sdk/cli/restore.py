@@ -135,7 +135,7 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
         with Image.open(path) as file:
             if size not in (None, file.size):  # before a few bytes inflate to gigabytes
                 (width, height), (wide, tall) = file.size, size
-                raise DataError(f"{path}: has {width}x{height} pixels, {wide}x{tall} are needed: resize or crop it")
+                raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
             if file.mode[0] in "IF":
                 raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
             pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"), np.float32)

@@ -90,7 +90,7 @@ def test_bad_files_are_one_line(tmp_path):
     Image.fromarray(np.full((8, 1), 255, np.uint8)).save(row)
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(deep)
     for arguments, message in [
-        ([str(tmp_path / "absent.png"), "--operator", "sr2"], "not an image that can be read"),
+        ([str(tmp_path / "absent.png"), "--operator", "sr2"], "no such file"),
         ([str(gray), "--operator", f"mask:{gray}"], "a mask must be black"),
         ([str(gray), "--operator", f"mask:{row}"], "row.png: has 1×8 pixels, 8×8 are needed"),
         ([str(gray), "--operator", "sr2"], "gray.png: has 8×8 pixels, 4×4 are needed"),
