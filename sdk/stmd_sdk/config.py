@@ -134,6 +134,8 @@ def _read_scalar(hint: Any, value: Any, where: str) -> Any:
         return _float(value, where)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise InvalidArgumentError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
+    if hint is int and not -(2**63) <= value < 2**64:
+        raise InvalidArgumentError(f"{where}: {_shown(value)} has more than 64 bits")
     return value
 
 

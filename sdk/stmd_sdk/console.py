@@ -25,7 +25,7 @@ UNSHOWN = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 
 def plain(text: str) -> Text:
     """Text from anywhere as a terminal may get it: no markup, no emoji by name, control characters escaped."""
-    return Text("".join(_shown(character) for character in text))
+    return Text("".join(_shown(character) for character in text), overflow="fold")
 
 
 def _shown(character: str) -> str:

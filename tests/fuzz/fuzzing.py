@@ -75,9 +75,13 @@ def _hash(*arrays) -> str:
     return digest.hexdigest()
 
 
-def _same(tensor):
-    """The tensor, which must be finite."""
-    assert bool(tensor.isfinite().all()), "NaN accepted"
+class NaNAcceptedError(Exception):
+    """A reader gave out numbers that are none."""
+
+
+def _finite(tensor):
+    if not bool(tensor.isfinite().all()):
+        raise NaNAcceptedError
     return tensor
 
 
@@ -115,7 +119,7 @@ class Checkpoint(Kind):
         from stmd_sdk.models.checkpoint import load_model
 
         spec, network = load_model(self.damaged[0])
-        return spec, _hash(*(_same(tensor) for tensor in network.state_dict().values()))
+        return spec, _hash(*(_finite(tensor) for tensor in network.state_dict().values()))
 
 
 class State(Kind):
@@ -145,7 +149,7 @@ class State(Kind):
         seconds = load_state(self.damaged[0], state, _tiny())
         moments = [state.optimizer.state[p][m] for p in state.parameters.values() for m in ("exp_avg", "exp_avg_sq")]
         weights = [parameter.detach() for parameter in state.parameters.values()]
-        return state.step, seconds, _hash(*map(_same, (*weights, *state.ema.values(), *moments)))
+        return state.step, seconds, _hash(*map(_finite, (*weights, *state.ema.values(), *moments)))
 
 
 class ClassifierFile(Kind):
@@ -164,7 +168,7 @@ class ClassifierFile(Kind):
         from stmd_sdk.evaluation.features import load_classifier
 
         facts, classifier = load_classifier(self.damaged[0])
-        return facts, _hash(*map(_same, classifier.state_dict().values()))
+        return facts, _hash(*map(_finite, classifier.state_dict().values()))
 
 
 class Onnx(Kind):
@@ -289,8 +293,7 @@ class Picture(Kind):
     def make(self):
         from PIL import Image
 
-        pixels = random.Random(0).randbytes(28 * 28)
-        picture = Image.frombytes("L", (28, 28), pixels)
+        picture = Image.frombytes("RGB", (28, 28), random.Random(0).randbytes(28 * 28 * 3))
         for name in ("0.png", "1.jpg", "2.webp"):
             (self.folder / name).parent.mkdir(exist_ok=True)
             picture.save(self.folder / name)
@@ -347,7 +350,7 @@ def _data_hash(source: Path) -> str:
     from stmd_sdk.data.load import load_data
 
     data = load_data(source)
-    return _hash(*(_same(data[torch.tensor([i])]) for i in range(len(data))))
+    return _hash(*(_finite(data[torch.tensor([i])]) for i in range(len(data))))
 
 
 KINDS = {
@@ -370,7 +373,8 @@ def _outcome(kind: Kind, whole: object) -> str:
         long = len(str(error)) > 2000
         return "refused, at length" if long else "refused"
     except Exception as error:
-        return f"foreign: {type(error).__name__}: {str(error)[:100]}"
+        print(f"{type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+        return f"foreign: {type(error).__name__}"
     return "accepted" if read == whole else "accepted with other numbers"
 
 

@@ -118,6 +118,8 @@ def test_what_is_no_table_is_refused(values):
     [
         ({"shape": {"kind": "circle", "radius": 10**400}}, r"^shape\.radius: .* too large"),
         ({"limit": 10**6000}, r"^limit: a value of type int is too large"),
+        ({"sizes": [1, 10**6000]}, r"^sizes\[1\]: a value of type int has more than 64 bits"),
+        ({"sizes": [2**64]}, r"^sizes\[0\]: 18446744073709551616 has more than 64 bits"),
         ({"sizes": "y" * 70_000}, r"^sizes: expected a list"),
         ({"k" * 70_000: 1}, r"^kkk.* unknown key"),
     ],

@@ -83,27 +83,20 @@ def _imported(module: str, here: str) -> ModuleType:
     and nothing else has: at the head of ``sys.path`` any file there would be taken for the library of its name.
     """
     top = module.partition(".")[0]
-    found = PathFinder.find_spec(top, [here])
-    loaded = sys.modules.get(top)
-    if (
-        found is None
-        or found.loader is None
-        or (
-            loaded is not None
-            and getattr(loaded, "__spec__", None) is not None
-            and loaded.__spec__.origin == found.origin
-        )
-    ):
+    found, loaded = PathFinder.find_spec(top, [here]), sys.modules.get(top)
+    if found is None:
         return importlib.import_module(module)
-    if loaded is not None:
+    if loaded is not None and getattr(loaded.__spec__, "origin", None) != found.origin:
         raise InvalidArgumentError(f"--energy: {top} is the name of a library that is in use; rename {found.origin}")
     sys.path.append(here)
     try:
-        sys.modules[top] = importlib.util.module_from_spec(found)
-        found.loader.exec_module(sys.modules[top])
+        if loaded is None and found.loader is not None:
+            sys.modules[top] = importlib.util.module_from_spec(found)
+            found.loader.exec_module(sys.modules[top])
         return importlib.import_module(module)
     except BaseException:
-        sys.modules.pop(top, None)
+        if loaded is None:
+            sys.modules.pop(top, None)
         raise
     finally:
         sys.path.remove(here)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import read_json
 from ..errors import CheckpointError
-from ..files import is_file, read_bytes
+from ..files import brief, is_file, read_bytes
 
 __all__ = ["SD_VAE_FT_EMA", "load_vae", "weights_file"]
 
@@ -94,7 +94,7 @@ def _build(config: Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # diffusers and PyTorch raise whatever they stumble over
-        raise CheckpointError(f"{config}: cannot build a VAE from it ({error})") from error
+        raise CheckpointError(f"{config}: cannot build a VAE from it ({brief(str(error))})") from error
 
 
 def _check_sizes(values: dict[str, Any]) -> None:

@@ -131,7 +131,7 @@ def _control_facts(control: Certificate) -> dict[str, Any]:
 
 def _cell(finding: Finding) -> Text:
     style = "" if finding.tolerance is None else "green" if finding.within else "bold red"
-    return plain(f"{finding.estimate.value:.3f} ±{finding.estimate.error:.3f}", style=style)
+    return Text(f"{finding.estimate.value:.3f} ±{finding.estimate.error:.3f}", style=style)
 
 
 def _tolerance(finding: Finding) -> str:

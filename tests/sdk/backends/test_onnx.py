@@ -1,5 +1,6 @@
 """ONNX Runtime as a network: a graph with a known answer, the seal on the file, and every refusal."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -238,3 +239,8 @@ def test_ten_gigabytes_and_a_pipe_are_refused_unread(tmp_path):
     for name in ("sparse.onnx", "pipe.onnx", "zero.onnx"):
         with pytest.raises(CheckpointError, match=r"10737418240 bytes|no regular file"):
             read_onnx(tmp_path / name)
+
+
+def test_a_session_says_how_it_reaches_another_process(write):
+    with pytest.raises(TypeError, match="open its file in each process"):
+        copy.deepcopy(load_onnx(write(), CPU)[1])
