@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stmd_sdk.console import console, error_console, exit_on_error
+from stmd_sdk.console import console, exit_on_error, plain, run_command, say, say_error
 from stmd_sdk.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def export(
     to_trt: Annotated[bool, typer.Option("--trt", help="Write a TensorRT engine (and its ONNX file).")] = False,
     whole: Annotated[
         bool,
-        typer.Option("--whole", help="Export the whole sampler, noise → samples, in place of the one-step network."),
+        typer.Option("--whole", help="Export the whole sampler, noise to samples, in place of the one-step network."),
     ] = False,
     inference_steps: Annotated[
         int | None,
@@ -49,7 +49,7 @@ def export(
     ] = "1:16:64",
     gpu_arch: Annotated[
         str,
-        typer.Option(metavar="SM,…", help="GPUs of a TensorRT-RTX engine, as in sm120,sm89. Default: all from sm80."),
+        typer.Option(metavar="SM,...", help="GPUs of a TensorRT-RTX engine, as in sm120,sm89. Default: all from sm80."),
     ] = "",
     tensorrt: Annotated[str | None, typer.Option(help="tensorrt or tensorrt-rtx, where both are installed.")] = None,
     cache_dir: Annotated[
@@ -60,8 +60,8 @@ def export(
 ) -> None:
     """Export a model. What is written was compared with the trained network; if it differs, nothing is.
 
-    A network (x, times → u) runs in every Sampler: Sampler.from_pretrained("mnist.onnx"). A whole sampler
-    (noise → samples) runs in any runtime and language with one call; `stmd sample --model` runs it without
+    A network (x and times to u) runs in every Sampler: Sampler.from_pretrained("mnist.onnx"). A whole sampler
+    (noise to samples) runs in any runtime and language with one call; `stmd sample --model` runs it without
     PyTorch. The JSON beside each file holds the comparison. Exit codes: 0 done, 1 differs, 2 cannot be done.
 
     \b
@@ -124,8 +124,8 @@ def _export(
         whole = Whole(steps[0] or read_spec(resolve_model(ckpt)).default_inference_steps, steps[1])
     try:
         with nullcontext() if quiet else console.status("loading") as status:
-            say = _silence if status is None else status.update
-            file = export_onnx(ckpt, out, whole=whole, precision=precision.value, batch=batch, say=say)
+            tell = _silence if status is None else lambda text: status.update(plain(text))
+            file = export_onnx(ckpt, out, whole=whole, precision=precision.value, batch=batch, say=tell)
             _wrote(file)
             if not to_trt:
                 return
@@ -137,12 +137,11 @@ def _export(
                 architectures=architectures,
                 cache=cache,
                 force=force,
-                say=say,
+                say=tell,
             )
             _wrote(engine)
     except ParityError as error:
-        error_console.print("[bold red]error:[/bold red]", end=" ")
-        error_console.print(str(error), markup=False)
+        say_error(str(error))
         raise typer.Exit(1) from None
 
 
@@ -151,7 +150,7 @@ def _silence(_: str) -> None:
 
 
 def _wrote(path: Path) -> None:
-    console.print(f"wrote {path} and {path.name}.json", markup=False)
+    say(f"wrote {path} and {path.name}.json")
 
 
 def app() -> typer.Typer:
@@ -163,4 +162,4 @@ def app() -> typer.Typer:
 
 def main() -> None:
     """Run ``stmd-export``."""
-    app()()
+    run_command(app())

@@ -8,8 +8,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -17,14 +18,18 @@ from filelock import FileLock
 from stmd_sdk.backends.flavours import load_flavour
 from stmd_sdk.backends.onnx import load_onnx
 from stmd_sdk.backends.tensorrt import (
+    MANIFEST_BYTES,
     BatchProfile,
     EngineManifest,
     load_engine,
     manifest_path,
     read_engine,
 )
+from stmd_sdk.config import read_json
 from stmd_sdk.errors import CheckpointError, OutputError
+from stmd_sdk.files import read_bytes
 from stmd_sdk.models.artefact import Artefact, Precision, read_onnx
+from stmd_sdk.models.spec import ModelSpec
 
 from .engine import MIN_OPSET, build, check_architectures
 from .onnx_export import report_path, versions
@@ -70,7 +75,7 @@ def export_engine(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{key}.lock"):
-            if force or not _whole(kept):
+            if force or not _is_of(kept, _digest(onnx_file), name, trt.__version__, batch):
                 _build_into(kept, onnx_file, name, trt, batch, architectures, say)
             else:
                 say("the engine is in the cache")
@@ -103,13 +108,17 @@ def engine_key(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _whole(engine: Path) -> bool:
-    """Whether a cached engine is there and is what its JSON says."""
+def _is_of(engine: Path, onnx_sha256: str, flavour: str, tensorrt: str, batch: BatchProfile) -> bool:
+    """Whether a cached engine is there, is what its JSON says, and is the one that its key asks for.
+
+    A cache may be shared, and another model's engine and JSON fit each other as well.
+    """
     try:
-        read_engine(engine)
+        _, manifest, _ = read_engine(engine)
     except CheckpointError:
         return False
-    return True
+    found = manifest.onnx_sha256, manifest.flavour, manifest.tensorrt, manifest.batch
+    return found == (onnx_sha256, flavour, tensorrt, batch)
 
 
 def _build_into(
@@ -119,7 +128,8 @@ def _build_into(
     started = time.monotonic()
     spec, artefact = read_onnx(onnx_file)
     timing = kept.parent / f"timing-{flavour}-{trt.__version__}.bin"
-    decoder = artefact.kind == "sampler" and json.loads(spec)["codec"]["kind"] == "latents"
+    values = asdict(ModelSpec.from_json(spec, str(onnx_file)))
+    decoder = artefact.kind == "sampler" and values["codec"]["kind"] == "latents"
     built = build(
         onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, decoder=decoder, batch=batch,
         architectures=architectures, timing_cache=timing.read_bytes() if timing.is_file() else b"", say=say,
@@ -140,7 +150,7 @@ def _build_into(
             layers=built.layers,
             made_with={**versions(), flavour: trt.__version__},
             seconds=round(time.monotonic() - started, 2),
-        ).to_json(json.loads(spec), parity)
+        ).to_json(values, parity)
 
     with staged(kept.parent) as stage:
         if built.timing_cache:
@@ -201,10 +211,15 @@ def _engine_parity(engine: Path, onnx_file: Path, precision: Precision, batch: B
 def _parity_of(onnx_file: Path) -> dict[str, Any]:
     """The report of the ONNX file, if it is still that file's."""
     try:
-        report = json.loads(report_path(onnx_file).read_text())
-    except (OSError, ValueError):
+        beside = report_path(onnx_file)
+        report = read_json(read_bytes(beside, CheckpointError, MANIFEST_BYTES), str(beside), CheckpointError)
+    except CheckpointError:
         return {}
-    return report["parity"] if report.get("sha256") == _digest(onnx_file) else {}
+    match report:
+        case {"parity": dict(parity), "sha256": str(sha256)} if sha256 == _digest(onnx_file):
+            return cast(dict[str, Any], parity)
+        case _:
+            return {}
 
 
 def _digest(file: Path) -> str:

@@ -1,19 +1,56 @@
-"""What the command lines share: a console, and errors as one line with exit code 2."""
+"""What the command lines share: a console that shows text as it is, and errors as one line with exit code 2."""
 
 from __future__ import annotations
 
+import io
+import sys
+import unicodedata
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from .errors import StmdError
 
-__all__ = ["console", "error_console", "exit_on_error"]
+__all__ = ["console", "exit_on_error", "plain", "run_command", "say", "say_error"]
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# Control characters, which a terminal would obey; bidirectional marks, half surrogates, unassigned; line breaks.
+UNSHOWN = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+
+
+def plain(text: str) -> Text:
+    """Text from anywhere as a terminal may get it: no markup, no emoji by name, control characters escaped."""
+    return Text("".join(_shown(character) for character in text), overflow="fold")
+
+
+def _shown(character: str) -> str:
+    if character == "\n" or unicodedata.category(character) not in UNSHOWN:
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def say(text: str) -> None:
+    """Print text, whoever wrote parts of it: every command's way to the terminal."""
+    console.print(plain(text))
+
+
+def say_error(message: str) -> None:
+    """Print an error as one line."""
+    line = " ".join(message.splitlines())
+    error_console.print(Text.assemble(("error:", "bold red"), " ", plain(line)))
+
+
+def run_command(app: typer.Typer, *arguments: list[str], prog_name: str | None = None) -> None:
+    """Run a command line. Characters that the terminal's encoding lacks are escaped there, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app(*arguments, prog_name=prog_name)
 
 
 @contextmanager
@@ -22,15 +59,10 @@ def exit_on_error() -> Generator[None, None, None]:
     try:
         yield
     except StmdError as error:
-        _print(str(error))
+        say_error(str(error))
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("stmd_"):
             raise
-        _print(f"{error.name} is not installed: pip install stmd-sdk (only whole samplers run without PyTorch)")
+        say_error(f"{error.name} is not installed: pip install stmd-sdk (only whole samplers run without PyTorch)")
         raise typer.Exit(2) from None
-
-
-def _print(message: str) -> None:
-    error_console.print("[bold red]error:[/bold red]", end=" ")
-    error_console.print(message, markup=False)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx
@@ -213,3 +214,14 @@ def test_the_cache_can_be_moved(monkeypatch, tmp_path):
 def test_a_machine_with_only_the_data_centre_flavour_builds_for_its_own_gpu():
     with pytest.raises(InvalidArgumentError, match="GPU at hand"):
         engine.check_architectures("tensorrt", object(), ("sm90",))
+
+
+def test_another_models_pair_under_this_ones_key_is_built_again(exported, tmp_path):
+    made, other, cache = exported("mlp"), exported("mlp", whole=(4, 2)), tmp_path / "cache"
+    build(made.onnx, tmp_path / "a", cache)
+    build(other.onnx, tmp_path / "b", tmp_path / "others")
+    (entry,), (foreign,) = cache.glob("*.engine"), (tmp_path / "others").glob("*.engine")
+    shutil.copy(foreign, entry)
+    shutil.copy(manifest_path(foreign), manifest_path(entry))  # they fit each other
+    _, manifest, _ = read_engine(build(made.onnx, tmp_path / "c", cache))
+    assert manifest.onnx_sha256 == hashlib.sha256(made.onnx.read_bytes()).hexdigest()

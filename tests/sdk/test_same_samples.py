@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stmd_sdk import Noise, Sampler
+from stmd_sdk.models.checkpoint import bundled_models
 
 REFERENCE = Path(__file__).parent / "reference-draws.npz"
 
@@ -30,3 +31,15 @@ def test_bundled_models_draw_what_they_drew(model):
     with np.load(REFERENCE) as reference:
         for kind, values in draws(model).items():
             np.testing.assert_allclose(values, reference[kind], atol=1e-5, rtol=0, err_msg=kind)
+
+
+def test_another_default_dtype_changes_no_bit():
+    expected = {name: Sampler.from_pretrained(name).sample(2, seed=5, inference_steps=2) for name in bundled_models()}
+    torch.set_default_dtype(torch.float64)
+    try:
+        drawn = {name: Sampler.from_pretrained(name).sample(2, seed=5, inference_steps=2) for name in bundled_models()}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, samples in expected.items():
+        assert drawn[name].dtype == torch.float32
+        assert torch.equal(drawn[name], samples), name

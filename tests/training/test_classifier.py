@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_one_command_trains_a_classifier_that_evaluation_reads(folder, monkeypatch, capsys):
-    from stmd_training import classifier as command
+    from stmd_training import classify as command
 
     path = folder / "shapes.safetensors"
     arguments = ["stmd-train-classifier", "--data", str(folder), "--out", str(path), "--epochs", "8"]

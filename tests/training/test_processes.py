@@ -15,7 +15,7 @@ from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_training.batches import batches_of
-from stmd_training.processes import Processes
+from stmd_training.processes import ALONE, Processes, joined_processes
 from stmd_training.recipe import load_recipe
 from stmd_training.run import Run
 from stmd_training.state import load_state
@@ -120,3 +120,35 @@ def test_a_lost_process_stops_the_other_and_one_alone_goes_on(tmp_path):
     assert reached % 5 == 0
     step = next(train(state, recipe.loss(spec, state.loss_weights), batches_of(data, 32, recipe.seed), recipe))
     assert step.step == reached + 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "-1", "RANK": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR and MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}, "MASTER_PORT"),
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_one_line(monkeypatch, environment, says):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidArgumentError, match=says), joined_processes("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "1", "RANK": "0"}, {}])
+def test_one_process_is_alone_whatever_a_cluster_says_of_itself(monkeypatch, environment):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with joined_processes("cpu") as (processes, device):
+        assert (processes, device) == (ALONE, "cpu")

@@ -1,5 +1,6 @@
 """The paper's tables, and the smoke runs: each recipe's own code path at a size of seconds."""
 
+import os
 import sys
 
 import pytest
@@ -106,3 +107,63 @@ def test_missing_data_say_where_they_come_from(tmp_path, monkeypatch, capsys, na
     assert where in error
     assert "--data" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_lies_beside_the_file_that_names_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "parent.toml").write_text('base = "mixture2d"\nsteps = 7\n')
+    (tmp_path / "sub" / "child.toml").write_text('base = "parent.toml"\nbatch_size = 32\n')
+    recipe = load_recipe("sub/child.toml")
+    assert (recipe.name, recipe.steps, recipe.batch_size) == ("child", 7, 32)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_recipe("~/sub/child.toml") == recipe
+
+
+def test_a_recipe_is_utf8_with_or_without_a_byte_order_mark(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "a.toml").write_text('base = "mixture2d"\nname = "größe"\n', encoding=encoding)
+        assert load_recipe(str(tmp_path / "a.toml")).name == "größe"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('base = "a.toml"', "is its own base"),
+        ('base = "b.toml"', "is its own base, through a.toml and b.toml"),
+        ('base = "absent.toml"', r"no recipe 'absent.toml': neither the TOML file \S*absent.toml nor one of"),
+        ("base = 3", "base: expected the name"),
+        ("steps = ", "not TOML"),
+        ("a = " + "[" * 10**5, "nested too deeply"),
+        ("steps = " + "9" * 5000, "not TOML"),
+        ('base = "mixture2d"\nlearning_rate = ' + "9" * 400, "learning_rate"),
+        ("x" * 70_000, "not TOML"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_one_line(tmp_path, text, says):
+    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "b.toml").write_text('base = "../' + tmp_path.name + '/a.toml"')
+    with pytest.raises(InvalidArgumentError, match=says) as caught:
+        load_recipe(str(tmp_path / "a.toml"))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", ".", "a" * 5000])
+def test_what_is_no_recipe_file_is_one_line(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidArgumentError):
+        load_recipe(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "setting", ["steps=" + "9" * 5000, "steps=" + "[" * 10**5, "learning_rate=" + "9" * 400, "name", "=1", "name.x=1"]
+)
+def test_a_setting_that_cannot_be_read_is_one_line(setting):
+    with pytest.raises(InvalidArgumentError) as caught:
+        load_recipe("mixture2d", (setting,))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_setting_is_one_key(tmp_path):
+    with pytest.raises(InvalidArgumentError, match="steps"):
+        load_recipe("mixture2d", ("steps=1\nbatch_size=2",))

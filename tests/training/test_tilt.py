@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,3 +218,34 @@ def test_the_command_line_answers_bad_input_with_exit_code_2(tmp_path, monkeypat
     assert stopped.value.code == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_model_says_of_its_recipe_never_names_a_file_to_read(tmp_path):
+    spec = load_base("mixture2d").spec
+    os.mkfifo(tmp_path / "pipe.toml")  # which would be read for ever
+    foreign = replace(spec, training={**spec.training, "recipe": str(tmp_path / "pipe.toml")})
+    with pytest.raises(InvalidArgumentError, match="give its TOML file with --recipe"):
+        tilted_recipe(foreign, None, (), "data")
+
+
+def test_files_of_the_working_directory_are_not_taken_for_libraries(tmp_path, monkeypatch):
+    (tmp_path / "tensorboard.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "helper_of_energy.py").write_text("SHIFT = 1.0")
+    (tmp_path / "energy_here.py").write_text(
+        "from helper_of_energy import SHIFT\n\ndef near(x):\n    return x.sum(1) + SHIFT\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    energy = import_energy("energy_here:near")
+    assert energy(torch.ones(1, 2)).tolist() == [3.0]
+    assert sys.path == before
+    assert import_energy("energy_here:near") is energy
+    (tmp_path / "json.py").write_text("def near(x):\n    return x")
+    with pytest.raises(InvalidArgumentError, match="in use"):
+        import_energy("json:near")
+
+
+def test_an_energy_of_booleans_is_refused():
+    sampler = Sampler.from_pretrained("mixture2d")
+    with pytest.raises(InvalidArgumentError, match="booleans"):
+        tilted_pool(sampler, lambda x: x[:, 0] > 0, Noise.of(0, 128), inference_steps=1)

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from stmd_sdk.codecs.vae import SD_VAE_FT_EMA
-from stmd_sdk.console import console, exit_on_error
+from stmd_sdk.console import console, exit_on_error, run_command, say
 
 __all__ = ["main"]
 
@@ -17,7 +16,9 @@ __all__ = ["main"]
 def _cache(
     source: Annotated[str, typer.Argument(help="A folder of pictures, CelebA's folder, or hf:ID, which is streamed.")],
     out: Annotated[Path, typer.Option(help="The folder of latents.")] = Path("celeba-latents"),
-    vae: Annotated[str, typer.Option(help="A folder, or owner/name@commit in the local cache.")] = SD_VAE_FT_EMA,
+    vae: Annotated[
+        str | None, typer.Option(help="A folder, or owner/name@commit in the local cache. Default: the paper's.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Pictures are cropped to the square and resized to this side.")] = 256,
     split: Annotated[str, typer.Option(help="train or test.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the draws of the VAE's posterior.")] = 0,
@@ -39,18 +40,18 @@ def _cache(
             count = cache_latents(
                 source,
                 out,
-                LatentCodec(vae=vae),
+                LatentCodec() if vae is None else LatentCodec(vae=vae),
                 size,
                 split=split,
                 seed=seed,
                 device=resolve_device(device),
                 report=lambda done: bar.update(task, completed=done),
             )
-        console.print(f"{count} latents in {out}. Train on them: [bold]stmd-train celeba --data {out}[/bold]")
+        say(f"{count} latents in {out}. Train on them: stmd-train celeba --data {out}")
 
 
 def main() -> None:
     """Run ``stmd-cache-latents``."""
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     app.command()(_cache)
-    app()
+    run_command(app)

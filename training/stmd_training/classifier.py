@@ -1,27 +1,22 @@
-"""``stmd-train-classifier``: the small classifier in whose features ``stmd evaluate`` measures distances."""
+"""The small classifier in whose features ``stmd evaluate`` measures distances."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stmd_sdk.console import console, exit_on_error
-from stmd_sdk.data.labels import load_labels
-from stmd_sdk.data.load import ArrayData, load_data
+from stmd_sdk.data.load import ArrayData
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
-from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk.files import written_whole
 
 from .batches import ArrayBatches
 
-__all__ = ["accuracy", "main", "save_classifier", "train_classifier"]
+__all__ = ["accuracy", "save_classifier", "train_classifier"]
 
 BATCH, RATE = 128, 1e-3
 CHUNK = 1000
@@ -34,6 +29,8 @@ def train_classifier(
 
     The facts' accuracy is NaN until it is measured on other data.
     """
+    if len(data) == 0:
+        raise DataError(f"{data.name} is empty")
     if len(labels) != len(data):
         raise DataError(f"{data.name} has {len(data)} images and {len(labels)} labels")
     if len(data.shape) != 3:
@@ -71,30 +68,3 @@ def save_classifier(path: Path, facts: ClassifierFacts, classifier: Classifier) 
 
 def _chunks(n: int) -> tuple[Tensor, ...]:
     return torch.arange(n).split(CHUNK)
-
-
-def _train(
-    data: Annotated[str, typer.Option(help="A folder of MNIST's or CIFAR-10's files, with labels.")],
-    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")] = Path("classifier.safetensors"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes through the training split.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first weights and of the order.")] = 0,
-) -> None:
-    """Train a classifier for `stmd evaluate --features FILE`, and state its accuracy on the test split."""
-    with exit_on_error():
-        check_writable(out)
-        images, held_out = load_data(data), load_data(data, split="test")
-        if not isinstance(images, ArrayData) or not isinstance(held_out, ArrayData):
-            raise DataError(f"{data}: has no labels to train on")
-        labels, held_out_labels = load_labels(data), load_labels(data, split="test")
-        facts, classifier = train_classifier(images, labels, epochs=epochs, seed=seed)
-        classifier = classifier.half().float()  # as it will be read
-        facts = replace(facts, accuracy=accuracy(classifier, held_out, held_out_labels))
-        save_classifier(out, facts, classifier)
-        console.print(f"{100 * facts.accuracy:.2f} % of {len(held_out)} test images, {epochs} epochs: {out}")
-
-
-def main() -> None:
-    """Run ``stmd-train-classifier``."""
-    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    app.command()(_train)
-    app()

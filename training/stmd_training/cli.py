@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stmd_sdk.console import console, exit_on_error
+from stmd_sdk.console import exit_on_error, run_command, say
 
 if TYPE_CHECKING:
     from .run import Run
@@ -122,11 +123,11 @@ def _tilt(
         data = tilted_pool(sampler, function, noise, beta=beta, inference_steps=steps, progress=shown)
         facts = tilt_facts(data)
         if processes.main:
-            console.print(", ".join(f"{name} {value:.6g}" for name, value in facts.items()))
+            say(", ".join(f"{name} {value:.6g}" for name, value in facts.items()))
         run = Run(plan, data, folder, sampler.device, processes=processes, base=base, facts=facts)
         path = _path_of(run, restart=restart, quiet=quiet)
     if processes.main:
-        console.print(f"{plan.steps} steps done. Draw from it: [bold]stmd sample --model {path}[/bold]")
+        say(f"{plan.steps} steps done. Draw from it: stmd sample --model {path}")
 
 
 def _train(
@@ -152,11 +153,11 @@ def _train(
             # Each process makes its own synthetic data: equal ones.
             recipe, samples = smoke_test(recipe, folder / f"process-{processes.rank}")
         else:
-            folder, samples = out or Path("runs") / recipe.name, load_data(source or recipe.data)
+            folder, samples = out or Path("runs") / recipe.name, load_data(os.path.expanduser(source or recipe.data))
         run = Run(recipe, samples, folder, resolve_device(own), processes=processes)
         path = _path_of(run, restart=restart or smoke, quiet=quiet)
     if processes.main:
-        console.print(f"{recipe.steps} steps done. Draw from it: [bold]stmd sample --model {path}[/bold]")
+        say(f"{recipe.steps} steps done. Draw from it: stmd sample --model {path}")
 
 
 def _path_of(run: Run, *, restart: bool, quiet: bool) -> Path:
@@ -164,7 +165,7 @@ def _path_of(run: Run, *, restart: bool, quiet: bool) -> Path:
     try:
         return run(restart=restart, progress=not quiet and run.processes.main)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. The same command goes on from the last checkpoint in {run.folder}.")
+        say(f"Interrupted. The same command goes on from the last checkpoint in {run.folder}.")
         raise typer.Exit(130) from None
 
 
@@ -173,6 +174,6 @@ def main() -> None:
     app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     if sys.argv[1:2] == ["tilt"]:
         app.command()(tilt)
-        app(sys.argv[2:], prog_name="stmd-train tilt")
+        run_command(app, sys.argv[2:], prog_name="stmd-train tilt")
     app.command()(train)
-    app()
+    run_command(app)

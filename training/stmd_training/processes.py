@@ -97,11 +97,20 @@ def joined_processes(device: str | None) -> Generator[tuple[Processes, str | Non
 
     NCCL on GPUs, one for each process; Gloo on CPUs. Without a launcher there is one process, on the device asked for.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "RANK" not in os.environ:  # a cluster may say the one without having started the other
+    count, rank = _number("WORLD_SIZE"), _number("RANK")
+    if count in (None, 1) or rank is None:  # a cluster may say the one without having started the other
         yield ALONE, device
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    local = _number("LOCAL_RANK")
+    local = rank if local is None else local
+    if rank >= count:
+        raise InvalidArgumentError(f"RANK in the environment must lie in [0, WORLD_SIZE = {count}), got {rank}")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise InvalidArgumentError(
+            f"the environment says this is process {rank} of {count} and lacks {' and '.join(missing)}: start the "
+            "processes with torchrun or accelerate launch, or unset WORLD_SIZE and RANK to train in one"
+        )
     on_gpus = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if on_gpus and local >= torch.cuda.device_count():
         raise DeviceError(
@@ -111,9 +120,23 @@ def joined_processes(device: str | None) -> Generator[tuple[Processes, str | Non
     own = f"cuda:{local}" if on_gpus else "cpu"
     if on_gpus:
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError, OSError) as error:  # no such host, a port that is taken, peers that never came
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DeviceError(f"the {count} processes of the run cannot find each other ({line})") from error
     try:
         yield Processes(rank, count), own
         dist.barrier()  # Gloo's threads abort a process whose peer leaves first
     finally:
         dist.destroy_process_group()
+
+
+def _number(name: str) -> int | None:
+    """A count or rank of the environment; None where it is absent or empty."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10) or (name == "WORLD_SIZE" and int(text) == 0):
+        raise InvalidArgumentError(f"{name} in the environment must be a number of processes, got {text[:80]!r}")
+    return int(text)

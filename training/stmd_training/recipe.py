@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import tomllib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stmd_sdk.codecs.codec import Codec, PixelCodec
-from stmd_sdk.config import read_config
+from stmd_sdk.config import read_config, read_toml
 from stmd_sdk.diffusion.schedules import ScheduleConfig
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.files import brief, is_file, read_bytes
 from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.models.objective import DDPM, STMD, MeanFlow, Objective, lifted
 from stmd_sdk.models.spec import Fact, ModelSpec
@@ -24,6 +25,7 @@ from .losses import DDPMLoss, EnergyScore, ErrorOf, FlowLoss, Loss, MeanFlowLoss
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 RECIPES = Path(__file__).parent / "recipes"
+MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -153,19 +155,31 @@ def load_recipe(name_or_path: str, settings: tuple[str, ...] = ()) -> Recipe:
     return read_config(Recipe, lifted(values))
 
 
-def _read_toml(name_or_path: str) -> dict[str, Any]:
-    path = RECIPES / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InvalidArgumentError(
-            f"no recipe {name_or_path!r}: neither a TOML file nor one of {', '.join(recipe_names())}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"{path}: not TOML ({error})") from error
+def _read_toml(name_or_path: str, beside: Path = Path(), below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    path = _recipe_path(name_or_path, beside)
+    if path.resolve() in below:
+        raise InvalidArgumentError(f"{path}: is its own base, through {' and '.join(file.name for file in below)}")
+    values = read_toml(read_bytes(path, InvalidArgumentError, MOST_BYTES), str(path), InvalidArgumentError)
     values.setdefault("name", path.stem)
     base = values.pop("base", None)
-    return values if base is None else _merge(_read_toml(str(base)), values)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise InvalidArgumentError(f"{path}: base: expected the name or the path of a recipe")
+    return _merge(_read_toml(base, path.parent, (*below, path)), values)
+
+
+def _recipe_path(name_or_path: str, beside: Path) -> Path:
+    """The file of a bundled name or a path; a base is looked for beside the file that names it."""
+    if name_or_path in recipe_names():
+        return RECIPES / f"{name_or_path}.toml"
+    path = beside / os.path.expanduser(name_or_path)
+    if not is_file(path, InvalidArgumentError):
+        raise InvalidArgumentError(
+            f"no recipe {brief(repr(name_or_path))}: neither the TOML file {brief(str(path))} nor one of "
+            f"{', '.join(recipe_names())}"
+        )
+    return path
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -179,10 +193,11 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _override(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise InvalidArgumentError(f"--set {setting}: expected key=value, as in --set steps=1000")
+        raise InvalidArgumentError(f"--set {brief(setting)}: expected key=value, as in --set steps=1000")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        # A line break would begin another key.
+        value = read_toml(f"value = {' '.join(text.splitlines())}", "--set", InvalidArgumentError)["value"]
+    except InvalidArgumentError:
         value = text.strip()
     *tables, last = key.strip().split(".")
     for table in tables:

@@ -211,7 +211,7 @@ class _progress:
 
     def __init__(self, recipe: Recipe, done: int, show: bool) -> None:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}"),

@@ -7,12 +7,15 @@ pool's size (self-normalised importance sampling), and every loss of :mod:`.loss
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from stmd_sdk.data.arrays import ArrayData, WeightedData
 from stmd_sdk.diffusion.loop import Steps
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InferenceWarning, InvalidArgumentError, TrainingError
+from stmd_sdk.files import brief
 from stmd_sdk.inference.guidance import evaluate
 from stmd_sdk.inference.resampling import effective_share, log_mean, next_temperature
 from stmd_sdk.models.checkpoint import load_model, resolve_model
@@ -31,7 +35,7 @@ from stmd_sdk.progress import progress_bar
 from stmd_sdk.runs.chunks import rows_at_once
 from stmd_sdk.sampler import Sampler
 
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, load_recipe, recipe_names
 from .trainer import Base
 
 __all__ = ["Energy", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
@@ -59,10 +63,8 @@ def import_energy(name: str) -> Energy:
     if not (colon and module and function):
         raise InvalidArgumentError(f"--energy {name}: expected module:function, as in energies:right")
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        energy = getattr(importlib.import_module(module), function)
+        energy = getattr(_imported(module, here), function)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0] and error.name != module:
             raise InvalidArgumentError(f"--energy {name}: {module} imports {error.name}, which is absent") from error
@@ -74,6 +76,32 @@ def import_energy(name: str) -> Energy:
     return energy
 
 
+def _imported(module: str, here: str) -> ModuleType:
+    """A module of the working directory or an installed one.
+
+    The directory is searched for this module alone, before what is installed, and for what the module itself imports
+    and nothing else has: at the head of ``sys.path`` any file there would be taken for the library of its name.
+    """
+    top = module.partition(".")[0]
+    found, loaded = PathFinder.find_spec(top, [here]), sys.modules.get(top)
+    if found is None:
+        return importlib.import_module(module)
+    if loaded is not None and getattr(loaded.__spec__, "origin", None) != found.origin:
+        raise InvalidArgumentError(f"--energy: {top} is the name of a library that is in use; rename {found.origin}")
+    sys.path.append(here)
+    try:
+        if loaded is None and found.loader is not None:
+            sys.modules[top] = importlib.util.module_from_spec(found)
+            found.loader.exec_module(sys.modules[top])
+        return importlib.import_module(module)
+    except BaseException:
+        if loaded is None:
+            sys.modules.pop(top, None)
+        raise
+    finally:
+        sys.path.remove(here)
+
+
 def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...], data: str) -> Recipe:
     """How the base was trained, from its own recipe unless one is named; ``data`` says what the tilted one sees.
 
@@ -82,6 +110,10 @@ def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...]
     name = recipe or str(spec.training.get("recipe", ""))
     if not name:
         raise InvalidArgumentError(f"{spec.name} does not say which recipe it was trained with: give it with --recipe")
+    if recipe is None and name not in recipe_names():  # what a model says of itself never names a file to be read
+        raise InvalidArgumentError(
+            f"{spec.name} was trained with a recipe {brief(repr(name))} of its own: give its TOML file with --recipe"
+        )
     found = load_recipe(name, settings)
     made = found.model_spec(spec.sigma_data, {}, spec.local_gaussians)
     differing = [field for field in MADE if getattr(made, field) != getattr(spec, field)]
@@ -140,6 +172,8 @@ def tilt_facts(data: WeightedData) -> dict[str, float]:
 
 
 def _negative(energy: Any) -> Any:
+    if isinstance(energy, Tensor) and energy.dtype == torch.bool:
+        raise InvalidArgumentError("the energy must return numbers, got booleans: as in torch.where(x > 0, 0.0, 1.0)")
     return -energy if isinstance(energy, Tensor) else energy
 
 

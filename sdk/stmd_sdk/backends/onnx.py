@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import refuse_gradients
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.artefact import read_onnx
+from ..models.artefact import read_graph
 from ..models.spec import ModelSpec
 from .session import has_cuda_provider, open_session, runtime
 
@@ -26,6 +26,9 @@ class OnnxNetwork:
         self.session = session
         self.channels = channels
         self.device = device
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an ONNX session cannot be pickled: open its file in each process by Sampler.from_pretrained")
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the graph on the session's device."""
@@ -70,7 +73,7 @@ def default_device() -> torch.device:
 
 def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]:
     """The spec and the session of an exported network. Whole samplers are refused: they hold no network."""
-    text, artefact = read_onnx(path)
+    graph, text, artefact = read_graph(path)
     if artefact.kind != "network":
         raise CheckpointError(
             f"{path} is a whole sampler: it draws samples from noise and has no network to call; "
@@ -81,7 +84,7 @@ def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]
     if device.type == "cuda":
         stream = torch.cuda.current_stream(device).cuda_stream
         options = {"device_id": str(device.index or 0), "user_compute_stream": str(stream)}
-    session = open_session(path, cuda=options, threads=torch.get_num_threads())
+    session = open_session(path, graph, cuda=options, threads=torch.get_num_threads())
     _check_signature(path, session, spec)
     return spec, OnnxNetwork(session, spec.shape[0], device)
 

@@ -34,9 +34,12 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def open_session(path: Path, *, cuda: dict[str, str] | None = None, threads: int = 0) -> Any:
+def open_session(
+    path: Path, graph: bytes | None = None, *, cuda: dict[str, str] | None = None, threads: int = 0
+) -> Any:
     """A session on the CPU, or with ``cuda`` (the provider's options) on CUDA and on nothing else.
 
+    ``graph`` is what was read from ``path`` and checked; without it the runtime reads the file itself.
     ``threads`` 0 leaves their number to the runtime. A CUDA provider that cannot start is an error here; the
     runtime by itself would go on with the CPU.
     """
@@ -57,8 +60,12 @@ def open_session(path: Path, *, cuda: dict[str, str] | None = None, threads: int
             )
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = [(CUDA, cuda)]
+    if graph is not None:  # where weights are that a message could not hold
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(
+            path if graph is None else graph, options, providers=providers, enable_fallback=0
+        )
     except Exception as error:  # the runtime's exceptions share no base class but this one
         if cuda is not None:
             raise DeviceError(f"{path}: ONNX Runtime cannot run it on CUDA ({_line(error)})") from error

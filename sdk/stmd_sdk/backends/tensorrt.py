@@ -11,15 +11,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, NoReturn, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..checks import refuse_gradients
-from ..config import read_config
+from ..config import read_config, read_json
 from ..errors import CheckpointError, DeviceError, InvalidArgumentError
+from ..files import check_regular, is_file, read_bytes
 from ..models.artefact import Artefact
 from ..models.spec import ModelSpec
 from .flavours import load_flavour, tensorrt_log
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MANIFEST_VERSION = 1
+MANIFEST_BYTES, ENGINE_BYTES = 2**26, 2**32
 
 
 @final
@@ -88,7 +90,24 @@ class EngineManifest:
 
     def to_json(self, spec: dict[str, Any], parity: dict[str, Any]) -> str:
         """The whole JSON file."""
-        return json.dumps({"engine": asdict(self), "spec": spec, "parity": parity}, indent=2, sort_keys=True)
+        values = {"engine": asdict(self), "spec": spec, "parity": parity}
+        return json.dumps({**values, SEAL: _seal(values)}, indent=2, sort_keys=True)
+
+
+SEAL = "sha256_of_the_rest"
+
+
+def _seal(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_seal(values: Any, beside: Path) -> None:
+    """Raise where a number of the spec or the manifest was changed; files from before 0.2 have no seal."""
+    if not isinstance(values, dict) or not values.keys() <= {"engine", "spec", "parity", SEAL}:
+        raise CheckpointError(f"{beside}: foreign or damaged; it is not what stmd-export writes beside an engine")
+    expected = values.get(SEAL)
+    if expected is not None and _seal({key: value for key, value in values.items() if key != SEAL}) != expected:
+        raise CheckpointError(f"{beside}: was changed since stmd-export wrote it; export the engine again")
 
 
 def manifest_path(engine: Path) -> Path:
@@ -111,6 +130,9 @@ class EngineNetwork:
         self.manifest = manifest
         self.channels = channels
         self.device = device
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TensorRT engine cannot be pickled: open its file in each process by Sampler.from_pretrained")
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Enqueue the engine on torch's current stream."""
@@ -142,15 +164,11 @@ def _lines(flavour: str) -> str:
 def read_engine(path: Path) -> tuple[ModelSpec, EngineManifest, bytes]:
     """The spec, manifest and bytes of an engine, checked against each other; TensorRT is not involved."""
     beside = manifest_path(path)
-    try:
-        data = path.read_bytes()
-        values = json.loads(beside.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{error.filename}: no such file; an engine needs the JSON that stmd-export wrote beside it"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{beside}: cannot be read ({error})") from error
+    check_regular(path, CheckpointError)
+    if not is_file(beside, CheckpointError):
+        raise CheckpointError(f"{beside}: no such file; an engine needs the JSON that stmd-export wrote beside it")
+    values = read_json(read_bytes(beside, CheckpointError, MANIFEST_BYTES), str(beside), CheckpointError)
+    _check_seal(values, beside)
     engine = values.get("engine") if isinstance(values, dict) else None
     version = engine.get("version") if isinstance(engine, dict) else None
     if isinstance(version, int) and version > MANIFEST_VERSION:
@@ -159,6 +177,7 @@ def read_engine(path: Path) -> tuple[ModelSpec, EngineManifest, bytes]:
         manifest = read_config(EngineManifest, engine, "engine")
     except InvalidArgumentError as error:
         raise CheckpointError(f"{beside}: foreign or damaged ({error})") from error
+    data = read_bytes(path, CheckpointError, ENGINE_BYTES)
     if hashlib.sha256(data).hexdigest() != manifest.sha256:
         raise CheckpointError(f"{path}: not the engine that {beside.name} describes; it is truncated or was replaced")
     return ModelSpec.from_json(json.dumps(values.get("spec")), str(beside)), manifest, data

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import console, exit_on_error
+from ..console import exit_on_error, run_command, say
 from ..errors import InvalidArgumentError
 from .certify import certify
 from .drawer import describe, open_drawer, open_sampler, parse_steps
 from .evaluate import evaluate
+from .info import info
 from .restore import restore
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _print_version(asked: bool) -> bool:
     if asked:
         from .. import __version__  # noqa: PLC0415
 
-        console.print(f"stmd-sdk {__version__}", highlight=False)
+        say(f"stmd-sdk {__version__}")
         raise typer.Exit
     return asked
 
@@ -111,10 +112,8 @@ def sample(
             drawn = stream(lambda start, count: drawer.draw(seed, start, count), run, output, show=True)
         seconds = time.perf_counter() - started
         there = "" if drawn == n else f" ({drawn} now)"
-        console.print(
-            f"{n} samples of {drawer.name}{there}: {drawer.facts}, seed {seed}, samples {first} to {first + n - 1}"
-        )
-        console.print(f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}")
+        say(f"{n} samples of {drawer.name}{there}: {drawer.facts}, seed {seed}, samples {first} to {first + n - 1}")
+        say(f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}")
 
 
 @app.command()
@@ -143,35 +142,11 @@ def trajectory(
         )
         rows: list[Tensor] = []
         for t, x_t, x_0 in path:
-            console.print(f"t = {t:.3f}")
+            say(f"t = {t:.3f}")
             rows += [sampler.spec.codec.decode(x_0), sampler.spec.codec.decode(x_t)]
         _save_picture(picture(torch.cat(rows[:-1]), columns=n), out)
         facts = describe(sampler, parse_steps(steps), mean_flow_steps)
-        console.print(f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}")
-
-
-@app.command()
-def info(
-    model: Annotated[str, typer.Argument(help="A bundled model's name, or the path of a model file.")],
-) -> None:
-    """Show what a model is: its spec, its network and how it was trained."""
-    with exit_on_error():
-        from dataclasses import asdict  # noqa: PLC0415
-
-        from rich.table import Table  # noqa: PLC0415
-
-        from ..models.checkpoint import load_model, resolve_model  # noqa: PLC0415
-
-        path = resolve_model(model)
-        spec, network = load_model(path)
-        values = {**asdict(spec), "local_gaussians": spec.local_gaussians, **spec.training}
-        del values["training"]
-        table = Table(show_header=False, box=None)
-        table.add_row("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-        table.add_row("parameters", f"{sum(p.numel() for p in network.parameters()):,}")
-        for name, value in values.items():
-            table.add_row(name, str(value))
-        console.print(table)
+        say(f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}")
 
 
 @app.command()
@@ -179,12 +154,13 @@ def doctor() -> None:
     """Try every backend on this machine, and show the line that mends each one that does not work."""
     from . import doctor as checks  # noqa: PLC0415
 
-    console.print(checks.report(checks.doctor()), markup=False)
+    say(checks.report(checks.doctor()))
 
 
 app.command()(certify)
 app.command()(evaluate)
 app.command()(restore)
+app.command()(info)
 
 
 def _check_out(out: Path, suffixes: tuple[str, ...]) -> None:
@@ -210,4 +186,4 @@ def _save_picture(picture: Image.Image, out: Path) -> None:
 
 def main() -> None:
     """Run ``stmd``."""
-    app()
+    run_command(app)

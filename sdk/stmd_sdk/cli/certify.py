@@ -28,10 +28,10 @@ def certify(
     seed: Annotated[int, typer.Option(help="The seed of all pairs and draws.")] = 0,
 ) -> None:
     """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails."""
-    # PyTorch takes seconds to import, and `stmd --help` should not wait for it.
-    from ..evaluation.certify import certify_model  # noqa: PLC0415
-
     with exit_on_error():
+        # PyTorch takes seconds to import, and `stmd --help` should not wait for it.
+        from ..evaluation.certify import certify_model  # noqa: PLC0415
+
         out = Path(f"{Path(model).stem}-certificate") if out is None else out
         show = console.is_terminal
         report = certify_model(

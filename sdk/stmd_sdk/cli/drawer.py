@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from ..errors import InvalidArgumentError
+from ..errors import CheckpointError, InvalidArgumentError
+from ..files import check_regular, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,9 @@ def open_drawer(
         return _whole_drawer(path, batch_size)
     from ..models.checkpoint import resolve_model  # noqa: PLC0415
 
-    grid, sampler = parse_steps(steps), open_sampler(model, device)
+    grid, file = parse_steps(steps), resolve_model(model)
+    before = _digest(file)
+    sampler = open_sampler(model, device)
 
     def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
         return (
@@ -62,19 +65,20 @@ def open_drawer(
         )
 
     spec, facts = sampler.spec, describe(sampler, grid, mean_flow_steps)
-    return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), _digest(resolve_model(model)))
+    return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), _unchanged(file, before))
 
 
 def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
     from ..runs.exported import ExportedRun  # noqa: PLC0415
 
+    before = _digest(path)
     sampler = ExportedRun.open(path)
 
     def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
         return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
 
     facts = f"{sampler.inference_steps} inference steps"
-    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", _digest(path))
+    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", _unchanged(path, before))
 
 
 def _is_whole(path: Path) -> bool:
@@ -84,8 +88,16 @@ def _is_whole(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    check_regular(path, CheckpointError)
+    with reading(path, CheckpointError), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unchanged(path: Path, before: str) -> str:
+    """The digest of a model that has been opened: which file the samples are of is what a run's record says."""
+    if _digest(path) != before:
+        raise CheckpointError(f"{path}: was replaced while it was loaded; give the same command again")
+    return before
 
 
 def open_sampler(model: str, device: str | None) -> Sampler:

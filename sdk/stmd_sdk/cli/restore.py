@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import console, exit_on_error
+from ..console import exit_on_error, say
 from ..errors import DataError, InvalidArgumentError
+from ..files import brief, check_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,10 +28,12 @@ OPERATORS = "mask:FILE, sr2, sr4, bicubic2, bicubic4, deblur[:DEVIATION], motion
 
 def restore(
     image: Annotated[Path, typer.Argument(help="The damaged image (small for sr4), or with --simulate a clean one.")],
-    operator: Annotated[str, typer.Option(help=f"What damaged it: {OPERATORS}.")],
+    operator: Annotated[str, typer.Option(help=f"What damaged it: {OPERATORS}. In a mask black hides.")],
     model: Annotated[str, typer.Option("--model", "-m", help="A bundled model's name, or a model file.")] = "mnist",
     draws: Annotated[int, typer.Option(help="How many restored images to draw.")] = 64,
-    sigma: Annotated[float | None, typer.Option(help="Deviation of the noise; 0, or 0.02 for blurs.")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Deviation of the noise, of images in -1 to 1; 0, or 0.02 for blurs.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Inference steps N.")] = 20,
     simulate: Annotated[bool, typer.Option(help="Damage the image first.")] = False,
     seed: Annotated[int | None, typer.Option(help="The seed; a fresh one, printed, by default.")] = None,
@@ -68,8 +71,10 @@ def restore(
         x = conditioned.sample(draws, inference_steps=steps, seed=seed, progress=True)
         with written_whole(out) as path:
             picture(y, x, posterior_summary(x)).save(path)
-        console.print(f"{draws} draws given {image}: {operator}, sigma {sigma:g}, {steps} inference steps, seed {seed}")
-        console.print(f"{time.perf_counter() - started:.2f} s on {sampler.device}, written to {out}")
+        hides = ", black hides" if operator.startswith("mask:") else ""
+        noise = f"sigma {sigma:g} of images in [-1, 1]"
+        say(f"{draws} draws given {image}: {operator}{hides}, {noise}, {steps} inference steps, seed {seed}")
+        say(f"{time.perf_counter() - started:.2f} s on {sampler.device}, written to {out}")
 
 
 def as_the_network_sees(damage: LinearOperator, y: Tensor, sampler: Sampler) -> tuple[LinearOperator, Tensor]:
@@ -92,11 +97,12 @@ def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, f
     """The operator that ``text`` names for images of ``shape`` [c, h, w], and the usual sigma of its noise."""
     from .. import operators  # noqa: PLC0415
 
-    name, *values = text.split(":")
+    name, _, rest = text.partition(":")
+    values = ([rest] if name == "mask" else rest.split(":")) if rest else []  # a file's name may have colons
     try:
         match name, [float(value) for value in values] if name != "mask" else values:
             case "mask", [file]:
-                return operators.Mask((_read_as(Path(str(file)), (1, *shape[1:])) + 1) / 2), 0.0  # black hides
+                return operators.Mask(_read_mask(Path(str(file)), shape)), 0.0
             case (("sr2" | "sr4"), []):
                 return operators.average_pool(shape, int(name[-1])), 0.0
             case (("bicubic2" | "bicubic4"), []):
@@ -118,29 +124,43 @@ def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, f
     raise InvalidArgumentError(f"--operator must be one of {OPERATORS}; got {text!r}")
 
 
-def read_image(path: Path, channels: int) -> Tensor:
-    """An image file as [c, h, w] in [-1, 1], in gray where c = 1."""
+def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
+    """An image file as [c, h, w] in [-1, 1], in gray where c = 1; of ``size`` (width, height), where that is given."""
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
 
+    check_regular(path, DataError)
     try:
         with Image.open(path) as file:
+            if size not in (None, file.size):  # before a few bytes inflate to gigabytes
+                (width, height), (wide, tall) = file.size, size
+                raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
             if file.mode[0] in "IF":
                 raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
             pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"), np.float32)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not an image that can be read ({error})") from error
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever they stumble over, and bombs an error of their own
+        raise DataError(f"{path}: not an image that can be read ({brief(str(error))})") from error
     return torch.from_numpy(pixels / 127.5 - 1).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+
+
+def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """A picture of a mask: 0 where it is black, which hides, 1 where it is white."""
+    mask = (_read_as(path, (1, *shape[1:])) + 1) / 2
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise DataError(
+            f"{path}: a mask must be black (0), which hides, and white (255) alone; it has the values "
+            f"{', '.join(f'{255 * value:.0f}' for value in mask.unique()[:4].tolist())}"
+            f"{', …' if len(mask.unique()) > 4 else ''}"
+        )
+    return mask
 
 
 def _read_as(path: Path, shape: tuple[int, ...]) -> Tensor:
     """An image file of exactly this shape [c, h, w]."""
-    image = read_image(path, shape[0])
-    if image.shape != shape:
-        (_, height, width), (_, tall, wide) = image.shape, shape
-        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
-    return image
+    return read_image(path, shape[0], (shape[2], shape[1]))
 
 
 def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:

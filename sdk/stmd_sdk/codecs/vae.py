@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file  # type: ignore[reportUnknownVariableType]
+from safetensors.torch import load  # type: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from ..config import read_json
 from ..errors import CheckpointError
+from ..files import brief, is_file, read_bytes
 
 __all__ = ["SD_VAE_FT_EMA", "load_vae", "weights_file"]
 
@@ -22,6 +23,8 @@ SD_VAE_FT_EMA = "stabilityai/sd-vae-ft-ema@f04b2c4b98319346dad8c65879f680b1997b2
 """The VAE of the paper's latents, at the revision that this project means."""
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CONFIG_BYTES, WEIGHTS_BYTES = 2**20, 2**32
+MOST, MOST_ANY, MOST_LEVELS = {"layers_per_block": 16}, 65_536, 10
 PINNED = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
 
 # Attention as files from before diffusers 0.16 name it, sd-vae-ft-ema's among them.
@@ -36,15 +39,15 @@ def load_vae(vae: str, sha256: str | None) -> Any:
     leaves it unchecked. Raises :class:`CheckpointError` for files that are absent, damaged or not the ones meant.
     """
     config, weights = _files(vae)
+    data = read_bytes(weights, CheckpointError, WEIGHTS_BYTES)
     if sha256 is not None:
-        with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise CheckpointError(
                 f"{weights}: not the VAE that the model was trained with; its SHA-256 is {found}, not {sha256}"
             )
     network = _build(config)
-    network.load_state_dict(_tensors(weights, network.state_dict()), assign=True)
+    network.load_state_dict(_tensors(weights, data, network.state_dict()), assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -58,7 +61,7 @@ def _files(vae: str) -> tuple[Path, Path]:
     pinned = PINNED.fullmatch(vae)
     if pinned is None:
         for file in (Path(vae) / CONFIG, Path(vae) / WEIGHTS):
-            if not file.is_file():
+            if not is_file(file, CheckpointError):
                 raise CheckpointError(
                     f"no VAE at {vae}: {file} is missing; put one there that diffusers saved as safetensors, "
                     f"or name the paper's: {SD_VAE_FT_EMA}"
@@ -80,22 +83,36 @@ def _build(config: Path) -> Any:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: PLC0415  takes seconds to import
 
     try:
-        values: Any = json.loads(config.read_text())
+        values: Any = read_json(read_bytes(config, CheckpointError, CONFIG_BYTES), str(config), CheckpointError)
         if not isinstance(values, dict) or values.get("_class_name") != "AutoencoderKL":
             raise ValueError("it describes no AutoencoderKL")
+        _check_sizes(values)
         known = {key: value for key, value in cast(dict[str, Any], values).items() if not key.startswith("_")}
         # On the meta device no weights are allocated, nor drawn at random only to be replaced.
         with torch.device("meta"):
             return AutoencoderKL(**known)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise CheckpointError(f"{config}: cannot build a VAE from it ({error})") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # diffusers and PyTorch raise whatever they stumble over
+        raise CheckpointError(f"{config}: cannot build a VAE from it ({brief(str(error))})") from error
 
 
-def _tensors(weights: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_sizes(values: dict[str, Any]) -> None:
+    """Raise for numbers that no VAE has: building would take for ever before it failed."""
+    for key, value in values.items():
+        most = MOST.get(key, MOST_ANY)
+        for number in cast(list[Any], value) if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not -most <= number <= most:
+                raise ValueError(f"{key} is {number:.6g}, more than {most}")
+        if isinstance(value, list) and len(cast(list[Any], value)) > MOST_LEVELS:
+            raise ValueError(f"{key} has more than {MOST_LEVELS} entries")
+
+
+def _tensors(weights: Path, data: bytes, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under today's names, checked against those of the network, as float32."""
     try:
-        found = {_renamed(name): tensor for name, tensor in load_file(weights).items()}
-    except (SafetensorError, OSError) as error:
+        found = {_renamed(name): tensor for name, tensor in load(data).items()}
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights}: not a whole safetensors file ({error})") from error
     if found.keys() != expected.keys():
         odd = sorted(found.keys() ^ expected.keys())

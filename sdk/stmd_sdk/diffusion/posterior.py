@@ -34,7 +34,7 @@ def _clamped(x_0: Tensor, bound: float | None) -> Tensor:
 
 def _integrate(velocity: Velocity, z: Tensor, x_t: Tensor, t: Tensor, steps: int) -> Tensor:
     """z_r = z_τ - (τ - r) u(z_τ, r, τ) from τ = 1 to 0 on a uniform grid of ``steps`` Mean Flow steps."""
-    grid = torch.linspace(1, 0, steps + 1, device=z.device)
+    grid = torch.linspace(1, 0, steps + 1, dtype=z.dtype, device=z.device)
     rows = z.shape[0]  # len() would freeze the batch of an exported graph
     for tau, r in pairwise(grid):
         z = z - (tau - r) * velocity(z, r.expand(rows), tau.expand(rows), x_t, t)

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..config import read_config
+from ..checks import check_integer
+from ..config import read_config, read_json
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.checkpoint import read_tensors
+from ..files import is_file, refuse_pointer
+from ..models.checkpoint import checked_weights, read_tensors
 
 __all__ = ["BUNDLED_CLASSIFIERS", "Classifier", "ClassifierFacts", "Features", "load_classifier", "load_features"]
 
@@ -23,6 +25,7 @@ SUFFIX = "-classifier.safetensors"
 BUNDLED_CLASSIFIERS = tuple(sorted(path.name.removesuffix(SUFFIX) for path in CLASSIFIERS.glob(f"*{SUFFIX}")))
 FACTS_KEY = "stmd_classifier"
 CHUNK = 500
+MOST_CLASSES = 65_536  # whatever labels a file may hold
 
 
 @final
@@ -36,6 +39,11 @@ class ClassifierFacts:
     accuracy: float
     epochs: int
     seed: int
+
+    def __post_init__(self) -> None:
+        check_integer("classes", self.classes, 1, MOST_CLASSES)
+        if len(self.shape) != 3:
+            raise InvalidArgumentError(f"shape: a classifier takes images [c, h, w], got {self.shape}")
 
     def to_json(self) -> str:
         """The facts as JSON, for the weights' file."""
@@ -76,20 +84,24 @@ def load_classifier(name_or_path: str | Path) -> tuple[ClassifierFacts, Classifi
     """A bundled classifier, or one from a file: float32, on the CPU, in evaluation mode."""
     bundled = str(name_or_path) in BUNDLED_CLASSIFIERS
     path = CLASSIFIERS / f"{name_or_path}{SUFFIX}" if bundled else Path(name_or_path)
-    if not path.is_file():
+    if not is_file(path, CheckpointError):
         raise CheckpointError(
             f"no classifier {str(name_or_path)!r}: neither a file nor one of the bundled ones "
             f"({', '.join(BUNDLED_CLASSIFIERS)}); train one with: stmd-train-classifier --data DATA --out FILE"
         )
+    refuse_pointer(path, CheckpointError)
     tensors, metadata = read_tensors(path)
+    if FACTS_KEY not in metadata:
+        raise CheckpointError(f"{path}: not a classifier that stmd-train-classifier wrote")
+    values = read_json(metadata[FACTS_KEY], f"{path}: what it says of itself", CheckpointError)
     try:
-        facts = read_config(ClassifierFacts, json.loads(metadata[FACTS_KEY]))
-        classifier = Classifier(facts.shape, facts.classes)
-        classifier.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (KeyError, ValueError, RuntimeError) as error:
+        facts = read_config(ClassifierFacts, values)
+        # On the meta device no weights are allocated, however many the facts ask for.
+        with torch.device("meta"):
+            classifier = Classifier(facts.shape, facts.classes)
+    except (ValueError, RuntimeError, OverflowError, TypeError) as error:
         raise CheckpointError(f"{path}: not a classifier that stmd-train-classifier wrote ({error})") from error
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise CheckpointError(f"{path}: has weights that are not finite numbers")
+    classifier.load_state_dict(checked_weights(path, tensors, classifier.state_dict()), assign=True)
     return facts, classifier.eval().requires_grad_(False)
 
 

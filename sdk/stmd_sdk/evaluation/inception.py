@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InvalidArgumentError, requires_extra
+from ..files import is_file, read_bytes
 
 __all__ = ["inception_features", "inception_weights"]
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_BYTES = 2**30  # they have 91 MB
 SOURCE = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
 
 
 def inception_weights() -> Path | None:
     """The weights in PyTorch's own cache, where torch-fidelity puts them; None where there are none."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    return path if path.is_file() else None
+    return path if is_file(path, CheckpointError) else None
 
 
 def inception_features(path: str | None, shape: tuple[int, ...]) -> tuple[str, Callable[[Tensor], Tensor]]:
@@ -30,18 +32,19 @@ def inception_features(path: str | None, shape: tuple[int, ...]) -> tuple[str, C
     if len(shape) != 3 or shape[0] != 3:
         raise InvalidArgumentError(f"Inception sees RGB images [3, h, w], the samples have shape {list(shape)}")
     weights = Path(path) if path else inception_weights()
-    if weights is None or not weights.is_file():
+    if weights is None or not is_file(weights, CheckpointError):
         raise CheckpointError(
             f"Inception's weights are not on this machine, and nothing is downloaded unasked; fetch {SOURCE} and give "
             "--features inception:FILE"
         )
+    data = read_bytes(weights, CheckpointError, WEIGHTS_BYTES)
     with requires_extra("fid"):
         import_module("torch_fidelity")  # which torchmetrics takes the network from
         from torchmetrics.image.fid import NoTrainInceptionV3  # noqa: PLC0415
     network: Any = NoTrainInceptionV3(
         name="inception-v3-compat", features_list=["2048"], feature_extractor_weights_path=str(weights)
     )
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
 
     def extract(x: Tensor) -> Tensor:
         return network(((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))

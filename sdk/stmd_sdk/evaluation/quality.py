@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..checks import check_integer
+from ..console import plain
 from ..data.arrays import ArrayData
 from ..data.load import load_data
 from ..errors import DataError, InvalidArgumentError
@@ -153,7 +154,7 @@ class QualityReport:
 
     def table(self) -> Group:
         """Means over seeds, ± their standard deviation where there are several."""
-        table = Table(title=f"{self.model} against {self.samples} of {self.data}")
+        table = Table(title=plain(f"{self.model} against {self.samples} of {self.data}"))
         for heading in ("N", "M", "NFE", "FD", "precision", "recall", "density", "coverage", "s"):
             table.add_column(heading, justify="right")
         for n, m in dict.fromkeys((row.inference_steps, row.mean_flow_steps) for row in self.rows):

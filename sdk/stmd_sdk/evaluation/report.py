@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import __version__
+from ..console import plain
 from ..errors import InvalidArgumentError
 from ..files import written_whole
 from .finding import LEVEL, Certificate, Finding
@@ -51,7 +52,7 @@ class Report:
         """What ``stmd certify`` prints."""
         certificate = self.certificate
         times = list(dict.fromkeys(finding.t for finding in certificate.findings))
-        table = Table(title=f"{self.model} on {self.data}, M = {self.mean_flow_steps}", title_justify="left")
+        table = Table(title=plain(f"{self.model} on {self.data}, M = {self.mean_flow_steps}"), title_justify="left")
         table.add_column("measure")
         for t in times:
             table.add_column(f"t = {t:g}", justify="right")
@@ -59,7 +60,7 @@ class Report:
         for measure in dict.fromkeys(finding.measure for finding in certificate.findings):
             row = {finding.t: finding for finding in certificate.findings if finding.measure == measure}
             table.add_row(measure, *(_cell(row[t]) for t in times), _tolerance(row[times[0]]))
-        lines = [Text(f"control {name}: {_evidence(control)}") for name, control in self.controls.items()]
+        lines = [plain(f"control {name}: {_evidence(control)}") for name, control in self.controls.items()]
         return Group(table, *lines, self._summary())
 
     def write_json(self, path: Path) -> None:

@@ -72,7 +72,7 @@ def steered_sde(
     ``tempering`` gives the powers β_k at which the N times are left: N rising numbers, 1 at last; or the share of
     effective particles that raising β may leave, which the last step alone may fall below.
     """
-    x_t, t_rows = noise.fold(0).normal(*shape), torch.ones(len(noise), device=noise.indices.device)
+    x_t, t_rows = noise.fold(0).normal(*shape), noise.indices.new_ones(len(noise), dtype=torch.float32)
     x_0 = posterior(x_t, t_rows, noise.fold(1).fold(0))
     values, log_weights = evaluate(reward, x_0), x_t.new_zeros(len(x_t))
     roots = torch.arange(len(x_t), device=x_t.device)

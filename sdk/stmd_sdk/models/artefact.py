@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..config import read_config
+from ..config import read_config, read_json
 from ..errors import CheckpointError, InvalidArgumentError
+from ..files import check_regular, read_bytes, reading
 
-__all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "data_path", "read_onnx", "sealed"]
+__all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "data_path", "read_graph", "read_onnx", "sealed"]
 
 ARTEFACT_VERSION = 1
 
@@ -30,7 +31,28 @@ SPEC_KEY, ARTEFACT_KEY, DIGEST_KEY = "stmd_spec", "stmd_artefact", "stmd_digest"
 METADATA_PROPS = 14
 # The fields of ModelProto: anything else at the top level is another kind of file.
 MODEL_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, METADATA_PROPS, 20, 25, 26}
-VARINT, LENGTH_DELIMITED = 0, 2
+VARINT, SIXTY_FOUR, LENGTH_DELIMITED, THIRTY_TWO = 0, 1, 2, 5
+FIXED = {SIXTY_FOUR: 8, THIRTY_TWO: 4}
+
+MOST_BYTES = 2**31
+"""A protobuf message ends there."""
+
+# Where tensors can be: of each message, the fields that hold messages which may hold one, down to TensorProto.
+MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION, TRAINING = (
+    "model", "graph", "node", "attribute", "tensor", "sparse", "function", "training",
+)  # fmt: skip
+INSIDE = {
+    MODEL: {7: GRAPH, 20: TRAINING, 25: FUNCTION},
+    GRAPH: {1: NODE, 5: TENSOR, 15: SPARSE},
+    NODE: {5: ATTRIBUTE},
+    ATTRIBUTE: {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH, 22: SPARSE, 23: SPARSE},
+    SPARSE: {1: TENSOR, 2: TENSOR},
+    FUNCTION: {7: NODE, 11: ATTRIBUTE},
+    TRAINING: {1: GRAPH, 2: GRAPH},
+}
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
+DEEPEST = 64
+"""Messages in messages; a graph in a branch of a graph takes three."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +80,10 @@ class Artefact:
     @classmethod
     def from_json(cls, text: str, source: str) -> Artefact:
         """Read one; ``source`` names the file in errors."""
+        values = read_json(text, f"{source}: its STMD metadata", CheckpointError)
         try:
-            artefact = read_config(cls, json.loads(text))
-        except (json.JSONDecodeError, InvalidArgumentError) as error:
+            artefact = read_config(cls, values)
+        except InvalidArgumentError as error:
             raise CheckpointError(f"{source}: foreign or damaged STMD metadata ({error})") from error
         if artefact.version > ARTEFACT_VERSION:
             raise CheckpointError(f"{source}: written by a newer version of the SDK; pip install -U stmd-sdk")
@@ -78,10 +101,16 @@ def sealed(model: bytes, spec: str, artefact: Artefact) -> bytes:
 
 def read_onnx(path: Path) -> tuple[str, Artefact]:
     """The spec (as JSON) and the artefact of an ONNX file, after checking that nothing in it was changed."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return read_graph(path)[1:]
+
+
+def read_graph(path: Path) -> tuple[bytes, str, Artefact]:
+    """The bytes of an ONNX file, its spec (as JSON) and its artefact, after checking that nothing was changed.
+
+    A runtime is to be given these bytes, not the path, at which another file may stand by then. Weights outside the
+    file are refused but in the one whose digest the artefact holds: ONNX lets a graph name any file to be read.
+    """
+    data = read_bytes(path, CheckpointError, MOST_BYTES)
     digest, metadata = hashlib.sha256(), dict[str, str]()
     for field, start, content, end in _fields(memoryview(data), path):
         if field not in MODEL_FIELDS:
@@ -101,9 +130,10 @@ def read_onnx(path: Path) -> tuple[str, Artefact]:
             f"{path}: the file was changed since stmd-export checked it; export it again from its checkpoint"
         )
     artefact = Artefact.from_json(metadata[ARTEFACT_KEY], str(path))
+    _check_external(data, path, data_path(path).name if artefact.data else None)
     if artefact.data:
         _check_data(data_path(path), artefact.data)
-    return metadata[SPEC_KEY], artefact
+    return data, metadata[SPEC_KEY], artefact
 
 
 def data_path(path: Path) -> Path:
@@ -112,13 +142,39 @@ def data_path(path: Path) -> Path:
 
 
 def _check_data(path: Path, expected: str) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); it holds the weights") from error
+    check_regular(path, CheckpointError)
+    with reading(path, CheckpointError), path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise CheckpointError(f"{path}: the weights were changed since stmd-export checked them, or are not whole")
+
+
+def _check_external(data: bytes, path: Path, allowed: str | None) -> None:
+    """Raise for a tensor, wherever it is in the graph, whose numbers are in another file than ``allowed``."""
+    view, waiting = memoryview(data), [(MODEL, 0, len(data), 0)]
+    while waiting:
+        message, first, last, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise CheckpointError(f"{path}: not an ONNX file; its messages are nested too deeply")
+        for number, _, content, end in _fields(view[first:last], path, first, fixed=True):
+            if message == TENSOR and _is_outside(number, view[content:end], path, allowed):
+                raise CheckpointError(
+                    f"{path}: its graph has weights in another file, which nothing vouches for; "
+                    "export it again from its checkpoint"
+                )
+            inside = INSIDE.get(message, {}).get(number)
+            if inside is not None:
+                waiting.append((inside, content, end, depth + 1))
+
+
+def _is_outside(number: int, content: memoryview, path: Path, allowed: str | None) -> bool:
+    """Whether a field of a tensor says that its numbers are in another file than ``allowed``."""
+    if number == DATA_LOCATION:
+        return allowed is None and any(content)  # 0 is the default: in the tensor itself
+    if number != EXTERNAL_DATA or allowed is None:
+        return number == EXTERNAL_DATA
+    entry = {key: content[a:b].tobytes() for key, _, a, b in _fields(content, path, fixed=True)}
+    return entry.get(1) == b"location" and entry.get(2) != allowed.encode()
 
 
 def _canonical(metadata: Mapping[str, str]) -> bytes:
@@ -132,8 +188,13 @@ def _text(data: bytes, path: Path) -> str:
         raise CheckpointError(f"{path}: not an ONNX file") from error
 
 
-def _fields(data: memoryview, path: Path, offset: int = 0) -> Iterator[tuple[int, int, int, int]]:
-    """(number, start of the field, start of its content, end) of each field, counted from ``offset``."""
+def _fields(
+    data: memoryview, path: Path, offset: int = 0, *, fixed: bool = False
+) -> Iterator[tuple[int, int, int, int]]:
+    """(number, start of the field, start of its content, end) of each field, counted from ``offset``.
+
+    Numbers of a ``fixed`` width are in messages inside the graph alone.
+    """
     position = 0
     while position < len(data):
         start = position
@@ -145,7 +206,11 @@ def _fields(data: memoryview, path: Path, offset: int = 0) -> Iterator[tuple[int
         elif wire == LENGTH_DELIMITED:
             length, content = _varint(data, position, path)
             position = content + length
+        elif fixed and wire in FIXED:
+            content, position = position, position + FIXED[wire]
         else:
+            raise CheckpointError(f"{path}: not an ONNX file")
+        if tag >= 2**32:  # of which a parser may take the lower half
             raise CheckpointError(f"{path}: not an ONNX file")
         if position > len(data):
             raise CheckpointError(f"{path}: not a whole ONNX file; it ends too early")

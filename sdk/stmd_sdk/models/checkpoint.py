@@ -12,11 +12,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # type: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, InvalidArgumentError, OutputError
-from ..files import written_whole
+from ..errors import CheckpointError, OutputError
+from ..files import brief, is_file, is_folder, refuse_pointer, written_whole
 from .spec import ModelSpec
 
-__all__ = ["bundled_models", "load_model", "read_spec", "read_tensors", "resolve_model", "save_model"]
+__all__ = [
+    "bundled_models",
+    "checked_weights",
+    "load_model",
+    "read_spec",
+    "read_tensors",
+    "resolve_model",
+    "save_model",
+]
 
 SPEC_KEY = "stmd_spec"
 BUNDLED = Path(__file__).parent
@@ -31,13 +39,14 @@ def resolve_model(name_or_path: str | Path) -> Path:
     """The file of a bundled name or a path."""
     bundled = BUNDLED / f"{name_or_path}.safetensors"
     path = bundled if str(name_or_path) in bundled_models() else Path(name_or_path)
-    if path.is_dir():
+    if is_folder(path, CheckpointError):
         raise CheckpointError(f"{path} is a folder; name a file in it, as in {path / 'model.safetensors'}")
-    if not path.is_file():
+    if not is_file(path, CheckpointError):
         raise CheckpointError(
-            f"no model {str(name_or_path)!r}: neither a file nor one of the bundled models "
+            f"no model {brief(repr(str(name_or_path)))}: neither a file nor one of the bundled models "
             f"({', '.join(bundled_models())})"
         )
+    refuse_pointer(path, CheckpointError)
     return path
 
 
@@ -72,21 +81,28 @@ def load_model(path: Path) -> tuple[ModelSpec, nn.Module]:
         # On the meta device no weights are allocated, nor drawn at random only to be replaced.
         with torch.device("meta"):
             network = spec.build_network()
-    except InvalidArgumentError as error:
-        raise CheckpointError(f"{path}: its spec describes no network ({error})") from error
-    expected = network.state_dict()
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:  # PyTorch's and diffusers' too
+        raise CheckpointError(f"{path}: its spec describes no network ({_line(error)})") from error
+    network.load_state_dict(checked_weights(path, tensors, network.state_dict()), assign=True)
+    return spec, network.eval().requires_grad_(False)
+
+
+def checked_weights(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in float32 of a file's tensors, once they have the names and shapes expected, and finite numbers."""
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())
-        raise CheckpointError(f"{path}: its tensors are not those of its spec's network, as {odd[0]}")
+        raise CheckpointError(f"{path}: its tensors are not those of its spec's network, as {brief(odd[0])}")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
             raise CheckpointError(f"{path}: {name} has shape {shapes}")
         if not (tensor.is_floating_point() and tensor.isfinite().all()):
             raise CheckpointError(f"{path}: {name} has values that are not finite floating-point numbers")
-    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-    network.load_state_dict(weights, assign=True)
-    return spec, network.eval().requires_grad_(False)
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+
+
+def _line(error: Exception) -> str:
+    return brief((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def save_model(path: Path, spec: ModelSpec, state: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..checks import check_integer
 from ..codecs.codec import Codec
-from ..config import read_config
+from ..config import read_config, read_json
 from ..diffusion.loop import MAX_STEPS
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
@@ -107,10 +107,7 @@ class ModelSpec:
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelSpec:
         """Read a spec; ``source`` names the artefact in errors."""
-        try:
-            values: object = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{source}: its spec is not JSON ({error})") from error
+        values: object = read_json(text, f"{source}: its spec", CheckpointError)
         version = cast(dict[str, object], values).get("version") if isinstance(values, dict) else None
         if isinstance(version, int) and version > SPEC_VERSION:
             raise CheckpointError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from ..errors import InvalidArgumentError
@@ -15,6 +17,7 @@ def build_network(
 ) -> nn.Module:
     """A freshly initialised network; ``size`` is the spatial shape of its input, () for vectors."""
     _check_size(config, size)
+    _check_numbers(config, in_channels, size)
     match config:
         case UNetConfig():
             from .unet import UNet  # noqa: PLC0415  diffusers takes seconds to import
@@ -28,6 +31,19 @@ def build_network(
             from .mlp import ResidualMLP  # noqa: PLC0415
 
             return ResidualMLP(config, in_channels, out_channels, times)
+
+
+MOST_NUMBERS = 2**27
+"""In one input, and in a transformer's positions: an image of 4096×4096 in colour has 2^25.6, two are an input."""
+
+
+def _check_numbers(config: NetworkConfig, in_channels: int, size: tuple[int, ...]) -> None:
+    """Raise for inputs and positions that would fill the memory: on the positions' behalf before they are made."""
+    numbers = in_channels * math.prod(size)
+    positions = math.prod(size) // config.patch_size**2 * config.width if isinstance(config, DiTConfig) else 0
+    for what, count in (("one input", numbers), ("the positions", positions)):
+        if count > MOST_NUMBERS:
+            raise InvalidArgumentError(f"{what} of this {config.kind} would have more than {MOST_NUMBERS} numbers")
 
 
 def _check_size(config: NetworkConfig, size: tuple[int, ...]) -> None:

@@ -11,11 +11,25 @@ from ..errors import InvalidArgumentError
 __all__ = ["DiTConfig", "MLPConfig", "NetworkConfig", "UNetConfig"]
 
 
+# What a file may ask for: far beyond any network in use, and little enough that asking takes no time and no memory.
+WIDEST = 65_536
+MOST = {"depth": 512, "layers_per_block": 16, "octaves": 32, "patch_size": 1024, "downsample_padding": 1}
+MOST_LEVELS = 10
+MOST_WEIGHTS = 2**35
+
+
 def _check_sizes(config: UNetConfig | DiTConfig | MLPConfig) -> None:
     for field in fields(config):
         value: object = getattr(config, field.name)
         if isinstance(value, int):
-            check_integer(field.name, value, 0 if field.name in ("downsample_padding", "octaves") else 1)
+            least = 0 if field.name in ("downsample_padding", "octaves") else 1
+            check_integer(field.name, value, least, MOST.get(field.name, WIDEST))
+
+
+def _check_weights(weights: int) -> None:
+    """Raise for networks that no machine holds; ``weights`` counts those of their largest layers."""
+    if weights > MOST_WEIGHTS:
+        raise InvalidArgumentError(f"a network of {weights:.3g} weights, more than {MOST_WEIGHTS:.3g}")
 
 
 @dataclass(frozen=True)
@@ -37,13 +51,17 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
-        if not self.channels:
-            raise InvalidArgumentError("channels: must have an entry for each level")
+        if not 0 < len(self.channels) <= MOST_LEVELS:
+            raise InvalidArgumentError(
+                f"channels: must have an entry for each level, of which there are 1 to {MOST_LEVELS}"
+            )
         for width in self.channels:
-            if width < 8 or width % self.groups:
+            if not 8 <= width <= WIDEST or width % self.groups:
                 raise InvalidArgumentError(
-                    f"channels: need multiples of groups = {self.groups}, at least 8, not {width}"
+                    f"channels: need multiples of groups = {self.groups}, from 8 to {WIDEST}, not {width}"
                 )
+        # Two 3×3 convolutions a layer, on the way down and up.
+        _check_weights(sum(36 * self.layers_per_block * width**2 for width in self.channels))
         for level in self.attention:
             if not 0 <= level < len(self.channels):
                 raise InvalidArgumentError(f"attention: levels are 0 to {len(self.channels) - 1}, got {level}")
@@ -63,6 +81,7 @@ class DiTConfig:
         _check_sizes(self)
         if self.width % self.heads or self.width % 4:
             raise InvalidArgumentError(f"width: {self.width} is not divisible by heads = {self.heads} and by 4")
+        _check_weights(self.depth * 18 * self.width**2)
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,7 @@ class MLPConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        _check_weights(self.depth * 2 * self.width**2)
 
 
 NetworkConfig = UNetConfig | DiTConfig | MLPConfig

@@ -15,7 +15,7 @@ __all__ = ["DiT"]
 def positions(rows: int, columns: int, width: int) -> Float[Tensor, "tokens width"]:
     """Sinusoidal positions of a grid: half of the width for the row, half for the column."""
     # On the CPU even where the weights are built on the meta device: no file brings the positions.
-    frequency = 10_000.0 ** -torch.linspace(0, 1, width // 4 + 1, device="cpu")[:-1]
+    frequency = 10_000.0 ** -torch.linspace(0, 1, width // 4 + 1, dtype=torch.float32, device="cpu")[:-1]
 
     def axis(count: int) -> Tensor:
         angle = torch.arange(count, device="cpu")[:, None] * frequency

@@ -8,7 +8,6 @@ has the same bits as that of :class:`stmd_sdk.Noise` on the CPU, so the samples 
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 from collections.abc import Sequence
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
 
 from ..backends.session import open_session
 from ..checks import check_integer
+from ..config import read_json
 from ..diffusion import philox
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.artefact import Artefact, read_onnx
+from ..models.artefact import Artefact, read_graph, read_onnx
 
 __all__ = ["ExportedRun", "is_whole_sampler", "normal"]
 
@@ -63,16 +63,15 @@ class ExportedRun:
     def open(cls, path: str | Path, *, threads: int = 0) -> ExportedRun:
         """Open a file of ``stmd-export --whole`` on the CPU; with ``threads`` 0 the runtime chooses."""
         path = Path(path)
-        text, artefact = read_onnx(path)
+        graph, text, artefact = read_graph(path)
         if artefact.kind != "sampler":
             raise CheckpointError(
                 f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which "
                 "needs PyTorch, or export it with: stmd-export --whole"
             )
-        spec = json.loads(text)
-        session = open_session(path, threads=threads)
+        name, shape = _name_and_shape(read_json(text, f"{path}: its spec", CheckpointError), path)
+        session = open_session(path, graph, threads=threads)
         inputs = session.get_inputs()
-        shape = tuple(spec["shape"])
         steps = len(artefact.times) - 1
         expected = [2 * steps, *shape]
         if [node.name for node in inputs] != ["noise"] or [
@@ -80,7 +79,7 @@ class ExportedRun:
             *inputs[0].shape[2:],
         ] != expected:
             raise CheckpointError(f"{path}: its input is not noise [{2 * steps}, b, {', '.join(map(str, shape))}]")
-        return cls(session, spec["name"], shape, artefact)
+        return cls(session, name, shape, artefact)
 
     @property
     def inference_steps(self) -> int:
@@ -115,3 +114,14 @@ class ExportedRun:
         noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])
         samples: NDArray[np.float32] = self.session.run(["samples"], {"noise": noise})[0]
         return samples
+
+
+def _name_and_shape(spec: Any, path: Path) -> tuple[str, tuple[int, ...]]:
+    """What a whole sampler needs of its spec; the spec's own class cannot be read without PyTorch."""
+    match spec:
+        case {"name": str(name), "shape": list(sides)} if sides and all(
+            type(side) is int and side > 0 for side in sides
+        ):
+            return name, tuple(sides)
+        case _:
+            raise CheckpointError(f"{path}: a foreign or damaged spec, without a name or a shape")

@@ -1,19 +1,24 @@
 """ONNX Runtime as a network: a graph with a known answer, the seal on the file, and every refusal."""
 
+import copy
 import dataclasses
+import hashlib
 import json
+import os
 import sys
 from importlib import metadata
 
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from stmd_sdk import Noise, Sampler
 from stmd_sdk.backends import session as sessions
 from stmd_sdk.backends.onnx import bind, load_onnx
 from stmd_sdk.errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError
 from stmd_sdk.models.artefact import read_onnx
+from stmd_sdk.runs.exported import ExportedRun
 
 CPU = torch.device("cpu")
 
@@ -149,3 +154,93 @@ def test_a_missing_onnxruntime_names_its_extra(monkeypatch, write):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"stmd-sdk\[onnx\]"):
         load_onnx(write(), CPU)
+
+
+def _with_weights_elsewhere(graph, location, *, nested=False, offset="0"):
+    """The known graph with "two" (or, nested, a tensor inside a node's attribute) read from another file."""
+    model = onnx.ModelProto.FromString(graph)
+    if nested:
+        node = helper.make_node("Constant", [], ["two"], value=model.graph.initializer[2])
+        model.graph.node.insert(0, node)
+        tensor = model.graph.node[0].attribute[0].t
+        del model.graph.initializer[2]
+    else:
+        tensor = model.graph.initializer[2]
+    assert tensor.name == "two"
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": offset, "length": "4"}.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "beside.bin", "known.onnx.data"])
+def test_weights_in_a_file_that_nothing_vouches_for_are_refused(write, known_graph, tmp_path, location, nested):
+    (tmp_path / "beside.bin").write_bytes(b"\0\0\0@" * 2)
+    path = write(graph=_with_weights_elsewhere(known_graph, location, nested=nested))
+    with pytest.raises(CheckpointError, match="weights in another file"):
+        Sampler.from_pretrained(path)
+
+
+def test_weights_in_the_file_that_the_artefact_vouches_for_are_read_and_no_others(write, known_graph, tmp_path):
+    beside = tmp_path / "known.onnx.data"
+    beside.write_bytes(b"\0\0\0@")  # 2.0
+    (tmp_path / "other.bin").write_bytes(b"\0\0\0@")
+    digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+    path = write(graph=_with_weights_elsewhere(known_graph, beside.name), data=digest)
+    _, network = load_onnx(path, CPU)
+    _, whole = load_onnx(write("whole.onnx"), CPU)
+    x, times = torch.randn(3, 4), torch.rand(3, 3)
+    assert torch.equal(network(x, times), whole(x, times))
+    beside.write_bytes(b"\0\0\0A")
+    with pytest.raises(CheckpointError, match="the weights were changed"):
+        load_onnx(path, CPU)
+    beside.write_bytes(b"\0\0\0@")
+    with pytest.raises(CheckpointError, match="weights in another file"):
+        load_onnx(write(graph=_with_weights_elsewhere(known_graph, "other.bin"), data=digest), CPU)
+
+
+def test_a_tensor_that_says_its_numbers_are_in_itself_is_no_stranger(write, known_graph):
+    model = onnx.ModelProto.FromString(known_graph)
+    for tensor in model.graph.initializer:
+        tensor.data_location = TensorProto.DEFAULT
+    assert model.graph.initializer[0].HasField("data_location")
+    load_onnx(write(graph=model.SerializeToString()), CPU)
+
+
+def test_the_graph_that_was_checked_is_the_one_that_runs(write, known_graph, monkeypatch):
+    path, opened = write(), sessions.open_session
+
+    def swap_and_open(path, *given, **options):
+        path.write_bytes(b"another file, put there in between")
+        return opened(path, *given, **options)
+
+    monkeypatch.setattr("stmd_sdk.backends.onnx.open_session", swap_and_open)
+    _, network = load_onnx(path, CPU)
+    assert network(torch.zeros(1, 4), torch.ones(1, 3)).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "spec_json", ["{}", '{"name": "a", "shape": [0]}', '{"name": "a"}', "[" * 10**5, '{"shape": [1]}']
+)
+def test_a_whole_sampler_whose_spec_is_damaged_is_refused(write, spec_json):
+    path = write(spec_json=spec_json, kind="sampler", times=(1.0, 0.0), mean_flow_steps=1)
+    with pytest.raises(CheckpointError, match="spec"):
+        ExportedRun.open(path)
+
+
+def test_ten_gigabytes_and_a_pipe_are_refused_unread(tmp_path):
+    with (tmp_path / "sparse.onnx").open("wb") as file:
+        file.truncate(10 << 30)
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
+    for name in ("sparse.onnx", "pipe.onnx", "zero.onnx"):
+        with pytest.raises(CheckpointError, match=r"10737418240 bytes|no regular file"):
+            read_onnx(tmp_path / name)
+
+
+def test_a_session_says_how_it_reaches_another_process(write):
+    with pytest.raises(TypeError, match="open its file in each process"):
+        copy.deepcopy(load_onnx(write(), CPU)[1])

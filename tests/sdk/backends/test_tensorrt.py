@@ -12,6 +12,7 @@ from stmd_sdk import Sampler
 from stmd_sdk.backends import flavours
 from stmd_sdk.backends.flavours import load_flavour, tensorrt_log
 from stmd_sdk.backends.tensorrt import (
+    SEAL,
     BatchProfile,
     EngineManifest,
     EngineNetwork,
@@ -195,3 +196,20 @@ def test_a_missing_flavour_names_its_extra(monkeypatch):
 def test_one_logger_a_process():
     assert tensorrt_log("tensorrt-rtx") is tensorrt_log("tensorrt-rtx")
     assert inspect.isclass(trt.ILogger)
+
+
+def test_any_changed_number_of_the_json_beside_an_engine_is_noticed(engine):
+    path = engine()
+    text = manifest_path(path).read_text()
+    for spot in [i for i, character in enumerate(text) if character.isdigit()]:
+        manifest_path(path).write_text(text[:spot] + str(9 - int(text[spot])) + text[spot + 1 :])
+        with pytest.raises(CheckpointError):
+            read_engine(path)
+
+
+def test_the_json_of_engines_from_before_the_seal_is_still_read(engine, spec):
+    path = engine()
+    values = json.loads(manifest_path(path).read_text())
+    del values[SEAL]
+    manifest_path(path).write_text(json.dumps(values))
+    assert read_engine(path) == (spec, manifest(), DATA)

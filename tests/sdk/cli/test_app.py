@@ -127,3 +127,19 @@ def test_vectors_that_are_no_points_of_the_plane_go_to_npz_only(vector_model, tm
     assert run("sample", "-m", vector_model, "-o", tmp_path / "x.png").exit_code == 2
     assert not (tmp_path / "x.png").exists()
     assert run("sample", "-m", vector_model, "-o", tmp_path / "x.npz").exit_code == 0
+
+
+def test_a_model_that_is_replaced_while_it_loads_is_not_recorded(vector_model, tmp_path, monkeypatch):
+    loaded = Sampler.from_pretrained
+
+    def swapped(model, **options):
+        sampler = loaded(model, **options)
+        with vector_model.open("ab") as file:
+            file.write(b"another")
+        return sampler
+
+    monkeypatch.setattr(Sampler, "from_pretrained", swapped)
+    result = run("sample", "-m", vector_model, "-n", 2, "-o", tmp_path / "x.npz")
+    assert result.exit_code == 2
+    assert "was replaced while it was loaded" in " ".join(result.output.split())
+    assert not (tmp_path / "x.npz").exists()

@@ -1,12 +1,14 @@
 """``stmd restore``: what it writes shows the measurement, and bad requests are one line."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from stmd_sdk import InvalidArgumentError, Sampler
+from stmd_sdk import DataError, InvalidArgumentError, Sampler
 from stmd_sdk.cli.app import app
 from stmd_sdk.cli.restore import as_the_network_sees, parse_operator, read_image
 from stmd_sdk.codecs.codec import LatentCodec
@@ -89,8 +91,8 @@ def test_bad_files_are_one_line(tmp_path):
     Image.fromarray(np.full((8, 1), 255, np.uint8)).save(row)
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(deep)
     for arguments, message in [
-        ([str(tmp_path / "absent.png"), "--operator", "sr2"], "not an image that can be read"),
-        ([str(gray), "--operator", f"mask:{gray}"], "a mask must hold 0 and 1 alone"),
+        ([str(tmp_path / "absent.png"), "--operator", "sr2"], "no such file"),
+        ([str(gray), "--operator", f"mask:{gray}"], "a mask must be black"),
         ([str(gray), "--operator", f"mask:{row}"], "row.png: has 1×8 pixels, 8×8 are needed"),
         ([str(gray), "--operator", "sr2"], "gray.png: has 8×8 pixels, 4×4 are needed"),
         ([str(row), "--operator", "sr2", "--simulate"], "row.png: has 1×8 pixels, 8×8 are needed"),
@@ -102,3 +104,25 @@ def test_bad_files_are_one_line(tmp_path):
         assert run.exit_code == 2
         assert message in run.output.replace("\n", " ")
     assert read_image(gray, 3).shape == (3, 8, 8)
+
+
+def test_a_masks_name_may_have_colons(tmp_path):
+    Image.new("L", (28, 28), 255).save(tmp_path / "a:b:c.png")
+    assert bool((parse_operator(f"mask:{tmp_path / 'a:b:c.png'}", (1, 28, 28))[0].mask == 1).all())
+
+
+@pytest.mark.parametrize("damage", ["ihdr", "truncated", "bomb", "large", "pipe"])
+def test_pictures_that_pillow_stumbles_over_are_one_line(tmp_path, damage):
+    path = tmp_path / "x.png"
+    side = {"bomb": 20_000, "large": 9_000}.get(damage, 28)
+    Image.new("1", (side, side), 1).save(path)
+    content = path.read_bytes()
+    if damage == "ihdr":
+        path.write_bytes(content[:11] + b"\x09" + content[12:])
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(DataError):
+        parse_operator(f"mask:{path}", (1, 28, 28))

@@ -4,12 +4,21 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError
-from stmd_sdk.evaluation.features import BUNDLED_CLASSIFIERS, load_classifier, load_features
+from stmd_sdk.evaluation.features import (
+    BUNDLED_CLASSIFIERS,
+    CLASSIFIERS,
+    FACTS_KEY,
+    SUFFIX,
+    load_classifier,
+    load_features,
+)
 from stmd_sdk.evaluation.quality import evaluate_model, reference, spread
+from stmd_sdk.models.checkpoint import read_tensors
 
 
 def test_the_bundled_classifier_is_as_its_facts_say():
@@ -91,3 +100,25 @@ def test_what_cannot_be_measured_is_said_before_anything_is_drawn(digits, tmp_pa
     (tmp_path / "damaged.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_classifier(tmp_path / "damaged.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": 10**9},
+        {"classes": 60_000},
+        {"classes": -1},
+        {"shape": [1, 28 * 10**6, 28 * 10**6]},
+        {"shape": [28, 28]},
+        {"accuracy": 10**400},
+        {"seed": "x" * 70_000},
+    ],
+)
+def test_what_a_classifier_says_of_itself_is_bounded_before_anything_is_allocated(tmp_path, change):
+    tensors, metadata = read_tensors(CLASSIFIERS / f"mnist{SUFFIX}")
+    facts = json.loads(metadata[FACTS_KEY]) | change
+    path = tmp_path / "classifier.safetensors"
+    save_file(tensors, path, metadata={FACTS_KEY: json.dumps(facts)})
+    with pytest.raises(CheckpointError) as caught:
+        load_classifier(path)
+    assert len(str(caught.value)) < 1000

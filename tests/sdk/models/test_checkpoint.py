@@ -1,6 +1,8 @@
 """Model files: a bitwise round trip, and one clear error for every file that is not one."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -170,8 +172,9 @@ def test_damaged_tensors_are_named(tmp_path, damage, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        # Ten petabytes, were they allocated before the shapes are compared.
-        ({"network": {"kind": "mlp", "width": 50_000_000, "depth": 2}}, "has shape"),
+        # 120 gigabytes, were they allocated before the shapes are compared.
+        ({"network": {"kind": "mlp", "width": 50_000, "depth": 6}}, "has shape|are not those"),
+        ({"network": {"kind": "mlp", "width": 50_000_000, "depth": 2}}, "width must be an integer from 1 to"),
         ({"shape": [3, 8, 8]}, "its spec describes no network .*takes vectors"),
         ({"network": {"kind": "dit", "depth": 1, "width": 8, "heads": 1}}, "its spec describes no network"),
     ],
@@ -225,3 +228,55 @@ def test_what_is_no_file_is_an_error(tmp_path, read):
         read(tmp_path / "absent.safetensors")
     with pytest.raises(CheckpointError):
         read(tmp_path)
+
+
+UNET = {"kind": "unet", "channels": [8, 16], "groups": 4}
+DIT = {"kind": "dit", "depth": 1, "width": 8, "heads": 2}
+
+
+# Each would be built for hours, or fill the memory, or is a number that PyTorch stumbles over.
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"kind": "mlp", "depth": 10**9}},
+        {"network": {"kind": "mlp", "octaves": 10**18}},
+        {"network": {"kind": "mlp", "width": 65_536, "depth": 512}},
+        {"shape": [10**18]},
+        {"shape": [1, 28_000_000, 28], "network": UNET},
+        {"shape": [1, 8, 8], "network": UNET | {"channels": [2**31, 2**31]}},
+        {"shape": [1, 8, 8], "network": UNET | {"channels": [8] * 10_000}},
+        {"shape": [1, 8, 8], "network": UNET | {"layers_per_block": 10**18}},
+        {"shape": [1, 8, 8], "network": UNET | {"embedding_width": 2**62}},
+        {"shape": [1, 10**6, 10**6], "network": DIT},
+        {"shape": [1, 4096, 4096], "network": DIT | {"width": 4096}},
+        {"shape": [1, 8, 8], "network": DIT | {"depth": 10**9}},
+        {"sigma_data": 10**400},
+        {"sigma_data": -(10**4000)},
+        {"training": {"note": "x" * 70_000, "steps": []}},
+    ],
+)
+def test_what_a_spec_asks_for_is_bounded_before_anything_is_built(tmp_path, change):
+    path, _ = _saved(tmp_path)
+    spec = json.loads(read_spec(path).to_json())
+    codec = {"kind": "pixels"} if len(change.get("shape", ())) == 3 else spec["codec"]
+    _rewrite(path, metadata={checkpoint.SPEC_KEY: json.dumps(spec | {"codec": codec} | change)})
+    started = time.perf_counter()
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    assert time.perf_counter() - started < 5
+    assert len(str(caught.value)) < 1000
+
+
+def test_what_git_lfs_leaves_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CheckpointError, match=r"Git LFS pointer.*git lfs pull"):
+        resolve_model(path)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "zero\0", "half\ud800", "pipe", "/dev/zero"])
+def test_what_cannot_be_a_model_is_one_line(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError) as caught:
+        resolve_model(tmp_path / name)
+    assert len(str(caught.value)) < 1000

@@ -65,7 +65,7 @@ def test_json_brings_back_every_preset(network):
         ("shape", [1, 0, 8], "shape: must be positive"),
         ("shape", [], "shape: must be positive"),
         ("sigma_data", "1", "sigma_data: expected float"),
-        ("sigma_data", math.nan, "sigma_data: must be positive and finite"),
+        ("sigma_data", math.nan, "NaN is no number"),
         ("sigma_data", math.inf, "sigma_data: must be positive and finite"),
         ("sigma_data", -1, "sigma_data: must be positive and finite"),
         ("schedule.beta_min", 30.0, "schedule: need 0 < beta_min <= beta_max"),

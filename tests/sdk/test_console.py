@@ -1,0 +1,102 @@
+"""The terminal gets text as it is: no markup, no emoji by name, no control characters, whatever its encoding."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import typer
+
+from stmd_sdk import CheckpointError
+from stmd_sdk.console import exit_on_error, plain, say, say_error
+
+COMMANDS = {
+    "stmd": "stmd_sdk.cli.app",
+    "stmd-train": "stmd_training.cli",
+    "stmd-cache-latents": "stmd_training.caching",
+    "stmd-train-classifier": "stmd_training.classify",
+    "stmd-export": "stmd_export.cli",
+}
+HOSTILE = "[/x] [red]a[/red] :smile: \x1b]0;title\x07 \x9b31m \r\b\u202e\u2028\ud800"
+
+
+def test_text_reaches_the_terminal_as_it_is(capsys):
+    for text in ("x[/final]/grid.png", "grid[v2].png", "exp :smile: [v1]", "größe → 1", "a: b", "[bold]"):
+        say(text)
+        assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_no_control_character_reaches_the_terminal(capsys):
+    say(HOSTILE)
+    say_error(HOSTILE + "\nanother line")
+    shown = capsys.readouterr()
+    for text in (shown.out, shown.err):
+        assert text.isprintable() or set(text) - {"\n"} <= {c for c in text if c.isprintable()}
+        assert "[/x] [red]a[/red] :smile:" in text
+        assert "\\x1b]0;title\\x07" in text
+        assert "\\ud800" in text
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("error: ")
+
+
+def test_an_error_is_one_line_of_its_own_text(capsys):
+    with pytest.raises(typer.Exit) as stopped, exit_on_error():
+        raise CheckpointError("'mask:a:b.png' [/bold]\nsecond line")
+    assert stopped.value.exit_code == 2
+    assert capsys.readouterr().err == "error: 'mask:a:b.png' [/bold] second line\n"
+
+
+def test_plain_text_has_no_style():
+    assert plain("[red]a[/red]").spans == []
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_shown_on_terminals_of_few_characters(command, encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "100"}
+    program = f"from {COMMANDS[command]} import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert "\\u" not in done.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stmd", "sample"],
+        ["stmd", "trajectory"],
+        ["stmd", "info", "digits"],
+        ["stmd", "certify", "digits"],
+        ["stmd", "evaluate", "digits", "--data", "digits"],
+        ["stmd", "restore", "x.png", "--operator", "sr2"],
+        ["stmd-train", "digits"],
+        ["stmd-train", "tilt", "--init", "digits", "--energy", "a:b"],
+        ["stmd-cache-latents", "pictures"],
+        ["stmd-train-classifier", "--data", "x"],
+        ["stmd-export", "--ckpt", "digits", "--onnx"],
+    ],
+    ids=" ".join,
+)
+def test_without_pytorch_every_command_says_so_in_one_line(tmp_path, arguments):
+    program = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "diffusers", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
+sys.meta_path.insert(0, Absent())
+sys.argv = {arguments!r}
+from {COMMANDS[arguments[0]]} import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "is not installed: pip install stmd-sdk" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_is_here():
+    for module in COMMANDS.values():
+        assert callable(import_module(module).main)
