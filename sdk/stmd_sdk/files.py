@@ -1,23 +1,33 @@
-"""Files are written whole or not at all, by one process at a time."""
+"""Files are written whole or not at all, and read only where they are what they should be."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import socket
 import stat
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import OutputError, StmdError
+from .locks import held, hidden_beside, opened_alone
 
-__all__ = ["check_writable", "locked", "sha256_of", "sha256_of_file", "swept", "written_whole"]
+__all__ = [
+    "brief",
+    "check_regular",
+    "check_writable",
+    "is_file",
+    "is_folder",
+    "read_bytes",
+    "reading",
+    "sha256_of",
+    "sha256_of_file",
+    "written_whole",
+]
 
-UNFINISHED = ".stmd-"  # what every temporary and lock is named by: readers skip dotfiles
-PATIENCE = 0.5  # seconds for another process to let go of a file that it only looks at
+SHOWN = 200
+"""Characters of a foreign value or path that an error quotes."""
 
 
 def sha256_of(*parts: bytes | bytearray | memoryview) -> str:
@@ -45,11 +55,11 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
     try:
         target = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(target, target.suffix)
-        handle = _opened_alone(temporary, PATIENCE)
+        temporary = hidden_beside(target, target.suffix)
+        handle = opened_alone(temporary)
         if handle is None:
             raise OutputError(f"cannot write {path}: another process is writing it")
-        with _held(handle, temporary):
+        with held(handle, temporary):
             os.ftruncate(handle, 0)
             mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
             if mode is not None:
@@ -82,60 +92,6 @@ def check_writable(path: Path, *inputs: Path) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-@contextmanager
-def locked(path: Path, output: Path | None = None, *, patience: float = PATIENCE) -> Generator[None, None, None]:
-    """Keep other processes from ``output``, by default ``path``, until the block ends or this process does.
-
-    Raises :class:`OutputError` that says who has it, after ``patience`` seconds. The lock is a hidden file beside
-    ``path``; what killed processes left there is swept. Folders are made, and unmade where nothing was put into them.
-    """
-    lock, output = _beside(path, ".lock"), output or path
-    try:
-        made = [folder for folder in lock.parents if not folder.exists()]
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = _opened_alone(lock, patience)
-        if handle is None:
-            raise OutputError(f"{output} is being written by {_holder(lock)}: wait for it, or choose another --out")
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
-    try:
-        with _held(handle, lock):
-            with suppress(OSError):  # a full disk is said by what needs the room
-                os.ftruncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}".encode())
-            swept(lock.parent)
-            yield
-    finally:
-        with suppress(OSError):  # of the first folder that is not empty
-            for folder in made:
-                folder.rmdir()
-
-
-def swept(folder: Path) -> None:
-    """Remove the temporaries and locks in ``folder`` whose processes are gone."""
-    for path in folder.glob(f"{UNFINISHED}*"):
-        with suppress(OSError):
-            handle = _opened_alone(path, 0.0)
-            if handle is not None:
-                with _held(handle, path):
-                    pass
-
-
-@contextmanager
-def _held(handle: int, path: Path) -> Generator[None, None, None]:
-    """Remove the locked ``path`` at the end, if it is still there, and only then let others have the name."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                path.unlink()
-        with suppress(OSError):  # closed already where it had to be
-            os.close(handle)
-
-
 def _target(path: Path) -> Path:
     """Where ``path`` leads; raises unless that is a regular file, or nothing yet."""
     target = Path(os.path.realpath(path))
@@ -148,60 +104,6 @@ def _target(path: Path) -> Path:
     if not stat.S_ISREG(mode):
         raise OutputError(f"cannot write {path}: what is there is no regular file")
     return target
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    """The hidden name that belongs to ``path``: short, as a name may be as long as the file system admits."""
-    return path.with_name(f"{UNFINISHED}{sha256_of(os.fsencode(path.name))[:16]}{suffix}")
-
-
-def _opened_alone(path: Path, patience: float) -> int | None:
-    """A descriptor of ``path``, locked; None if another holds it still after ``patience`` seconds."""
-    end = time.monotonic() + patience
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            # Behind the lock the name may be gone, or another's: its holder moves or removes it first.
-            if _lock(handle) and path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-        if time.monotonic() >= end:
-            return None
-        time.sleep(0.01)
-
-
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed; a file system without locks gives them to everybody."""
-    if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415
-
-        # Windows' locks are mandatory: one byte far behind the end, which nobody reads or writes.
-        os.lseek(handle, 2**30, os.SEEK_SET)
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            os.lseek(handle, 0, os.SEEK_SET)
-        return True
-    import fcntl  # noqa: PLC0415
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _holder(lock: Path) -> str:
-    with suppress(OSError):
-        return lock.read_text().strip() or "another process"
-    return "another process"
 
 
 def _moved(temporary: Path, target: Path, handle: int) -> None:
@@ -217,3 +119,79 @@ def _moved(temporary: Path, target: Path, handle: int) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def brief(text: str) -> str:
+    """``text``, cut in its middle where it is too long for a message of one line."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 60]} … {text[-50:]}"
+
+
+@contextmanager
+def reading(path: Path, error: type[StmdError]) -> Generator[None, None, None]:
+    """Turn whatever the system says while ``path`` is read (no permission, too long a name) into one ``error``."""
+    try:
+        yield
+    except StmdError:
+        raise
+    except OSError as reason:
+        raise error(f"{brief(str(path))}: cannot be read ({reason.strerror or reason})") from reason
+
+
+def is_file(path: Path, error: type[StmdError]) -> bool:
+    """Whether anything but a folder is at ``path``; ``error`` where that cannot be known.
+
+    Path's own ``is_file`` raises bare errors of the system below a folder that one may not search.
+    """
+    found = _stat(path, error)
+    return found is not None and not stat.S_ISDIR(found.st_mode)
+
+
+def is_folder(path: Path, error: type[StmdError]) -> bool:
+    """Whether a folder is at ``path``; ``error`` where that cannot be known."""
+    found = _stat(path, error)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def check_regular(path: Path, error: type[StmdError]) -> None:
+    """Raise ``error`` unless a regular file is at ``path``: a pipe or a device would be read for ever."""
+    found = _stat(path, error)
+    if found is None:
+        raise error(f"{brief(str(path))}: no such file")
+    _check_kind(path, found, error)
+
+
+def read_bytes(path: Path, error: type[StmdError], most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes; ``error`` for anything else, before it is read."""
+    check_regular(path, error)  # before it is opened: opening a device may already do something
+    # Should a pipe take the file's place just now, opening it without blocking still returns.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with reading(path, error), os.fdopen(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        _check_kind(path, found, error)
+        if found.st_size > most:
+            raise error(f"{brief(str(path))}: has {found.st_size} bytes, more than the {most} that it may have")
+        return file.read(found.st_size)
+
+
+def _stat(path: Path, error: type[StmdError]) -> os.stat_result | None:
+    try:
+        with reading(path, error):
+            return _stat_or_none(path)
+    except ValueError as reason:  # a zero byte or a lone surrogate in the path
+        if isinstance(reason, StmdError):
+            raise
+        raise error(f"{brief(repr(str(path)))}: cannot be read ({reason})") from reason
+
+
+def _stat_or_none(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _check_kind(path: Path, found: os.stat_result, error: type[StmdError]) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise error(f"{brief(str(path))}: is a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{brief(str(path))}: is no regular file but a pipe, a socket or a device")

@@ -1,13 +1,14 @@
 """Strict reading: what is read back is what was written, and every error names its key."""
 
+import json
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import pytest
 
-from stmd_sdk import InvalidArgumentError
-from stmd_sdk.config import read_config
+from stmd_sdk import CheckpointError, DataError, InvalidArgumentError
+from stmd_sdk.config import read_config, read_json, read_toml
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,82 @@ def test_a_missing_key_is_named():
 def test_what_is_no_table_is_refused(values):
     with pytest.raises(InvalidArgumentError, match=r"^Drawing: expected a table"):
         read_config(Drawing, values)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shape": {"kind": "circle", "radius": 10**400}}, r"^shape\.radius: .* too large"),
+        ({"limit": 10**6000}, r"^limit: a value of type int is too large"),
+        ({"sizes": "y" * 70_000}, r"^sizes: expected a list"),
+        ({"k" * 70_000: 1}, r"^kkk.* unknown key"),
+    ],
+)
+def test_hostile_values_are_refused_in_one_line(change, says):
+    with pytest.raises(InvalidArgumentError, match=says) as caught:
+        read_config(Drawing, asdict(FULL) | change)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_check_of_a_class_s_own_that_breaks_is_one_of_ours():
+    @dataclass(frozen=True)
+    class Root:
+        of: int
+
+        def __post_init__(self):
+            math.sqrt(self.of)
+
+    for value in (-1, 10**400):  # ValueError, OverflowError
+        with pytest.raises(InvalidArgumentError):
+            read_config(Root, {"of": value})
+
+
+@pytest.mark.parametrize(
+    "text", ['{"größe": [1, 2.5, "\\u00e9", "\\ud83d\\ude00", true, null]}', '[{"a": 1}, {"a": 2}]']
+)
+def test_json_is_utf8_with_or_without_a_byte_order_mark(text):
+    value = json.loads(text)
+    for given in (text, "\ufeff" + text, text.encode(), text.encode("utf-8-sig")):
+        assert read_json(given, "x", DataError) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "{'a': 1}",
+        "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '{"a": ' + "9" * 5_000 + "}",
+        '{"a": 1e400}',
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1, "b": 2, "a": 1}',
+        '{"a": "\\ud800"}',
+        '{"\\udfff": 1}',
+        b'{"a": "\xff"}',
+        '{"a": 1}'.encode("utf-16"),
+    ],
+)
+def test_what_is_no_json_is_one_line_of_the_caller_s_error(text):
+    for error in (DataError, CheckpointError):
+        with pytest.raises(error, match=r"^x\.json: not JSON that can be read \(") as caught:
+            read_json(text, "x.json", error)
+        assert len(str(caught.value)) < 500
+        str(caught.value).encode()
+
+
+def test_toml_is_utf8_with_or_without_a_byte_order_mark():
+    text = 'name = "größe"'
+    for given in (text, "\ufeff" + text, text.encode(), text.encode("utf-8-sig")):
+        assert read_toml(given, "x", DataError) == {"name": "größe"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a = ", "a = 1\na = 2", "a = " + "[" * 100_000, "a = " + "9" * 5_000, b"a = '\xff'", 'a = "\\ud800"']
+)
+def test_what_is_no_toml_is_one_line_of_the_caller_s_error(text):
+    with pytest.raises(DataError, match=r"^x\.toml: not TOML that can be read \(") as caught:
+        read_toml(text, "x.toml", DataError)
+    assert len(str(caught.value)) < 500

@@ -1,12 +1,13 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and read only where they are what they should be."""
 
 import os
+import socket
 import stat
 
 import pytest
 
-from stmd_sdk import OutputError
-from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk import DataError, OutputError
+from stmd_sdk.files import brief, check_regular, check_writable, is_file, is_folder, read_bytes, reading, written_whole
 
 
 def _names(folder):
@@ -96,3 +97,80 @@ def test_a_folder_without_permission_is_known_before_the_work(tmp_path):
         check_writable(tmp_path / "file")
     with pytest.raises(OutputError, match="Permission denied"):
         _write(tmp_path / "file")
+
+
+def test_a_regular_file_is_read_up_to_its_bound_and_through_links(tmp_path):
+    (tmp_path / "file").write_bytes(b"four")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        assert read_bytes(tmp_path / name, DataError, most=4) == b"four"
+    with pytest.raises(DataError, match=r"^\S*file: has 4 bytes, more than the 3 that it may have$"):
+        read_bytes(tmp_path / "file", DataError, most=3)
+
+
+def test_ten_gigabytes_are_refused_unread(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(10 << 30)
+    with pytest.raises(DataError, match="10737418240 bytes"):
+        read_bytes(tmp_path / "sparse", DataError, most=1 << 30)
+
+
+# Of each: what it is called by every reader, and whether it counts as a file or as a folder.
+@pytest.mark.parametrize(
+    ("name", "says", "kinds"),
+    [
+        ("folder", "is a folder, not a file", (False, True)),
+        ("pipe", "no regular file but a pipe", (True, False)),
+        ("zero", "no regular file but a pipe", (True, False)),
+        ("socket", "no regular file but a pipe", (True, False)),
+        ("absent", "no such file", (False, False)),
+        ("nowhere", "no such file", (False, False)),
+        ("file/below", "no such file", (False, False)),
+        ("loop", "cannot be read", None),
+        ("a" * 5000, "cannot be read", None),
+        ("zero\0byte", "cannot be read", None),
+        ("half\ud800", "no such file|cannot be read", None),
+    ],
+)
+def test_what_is_no_regular_file_is_one_line_of_the_caller_s_error(tmp_path, monkeypatch, name, says, kinds):
+    monkeypatch.chdir(tmp_path)  # a socket's path may have a hundred characters
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "nowhere").symlink_to("absent")
+    (tmp_path / "loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        for read in (check_regular, lambda path, error: read_bytes(path, error, most=1 << 20)):
+            with pytest.raises(DataError, match=says) as caught:
+                read(tmp_path / name, DataError)
+            assert len(str(caught.value)) < 500
+    for ask, answer in zip((is_file, is_folder), kinds or (), strict=False):
+        assert ask(tmp_path / name, DataError) is answer
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root searches every folder")
+def test_a_folder_that_one_may_not_search_is_one_line(tmp_path):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed").chmod(0)
+    for ask in (check_regular, is_file, is_folder, lambda path, error: read_bytes(path, error, most=1)):
+        with pytest.raises(DataError, match="Permission denied"):
+            ask(tmp_path / "closed" / "file", DataError)
+
+
+def test_only_the_system_s_errors_change_while_reading(tmp_path):
+    def fail(error):
+        with reading(tmp_path / "x", DataError):
+            raise error
+
+    with pytest.raises(DataError, match=r"x: cannot be read \(Stale file handle\)$"):
+        fail(OSError(116, "Stale file handle"))
+    for kept in (OutputError("an OSError, and our own"), ZeroDivisionError("a mistake")):
+        with pytest.raises(type(kept)):
+            fail(kept)
+
+
+def test_long_texts_are_cut_and_short_ones_kept():
+    assert brief("x" * 200) == "x" * 200
+    assert len(brief("x" * 70_000)) < 250
