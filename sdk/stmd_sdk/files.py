@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .locks import held, hidden_beside, opened_alone
 
 __all__ = [
     "brief",
+    "bundled_name",
     "check_regular",
     "check_writable",
     "is_file",
@@ -26,6 +27,8 @@ __all__ = [
     "written_whole",
 ]
 
+BUNDLED = "bundled:"
+"""What a name begins with that is a bundled thing's whatever lies here."""
 SHOWN = 200
 """Characters of a foreign value or path that an error quotes."""
 
@@ -195,3 +198,20 @@ def _check_kind(path: Path, found: os.stat_result, error: type[StmdError]) -> No
         raise error(f"{brief(str(path))}: is a folder, not a file")
     if not stat.S_ISREG(found.st_mode):
         raise error(f"{brief(str(path))}: is no regular file but a pipe, a socket or a device")
+
+
+def bundled_name(source: str | Path, known: Collection[str], error: type[StmdError]) -> str | None:
+    """Which of the ``known`` bundled things ``source`` names, ``bundled:NAME`` or the bare NAME; None if none.
+
+    A bare name that is a file or a folder here as well is in doubt, and an ``error``.
+    """
+    name = str(source)
+    if name.startswith(BUNDLED):
+        if name.removeprefix(BUNDLED) not in known:
+            raise error(f"{brief(name)}: nothing of that name is bundled, only {', '.join(known)}")
+        return name.removeprefix(BUNDLED)
+    if name not in known:
+        return None
+    if os.path.lexists(name):
+        raise error(f"{name} is bundled, and there is one here too: say ./{name} or {BUNDLED}{name}")
+    return name

@@ -16,7 +16,7 @@ from .checks import check_integer
 from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
 from .diffusion.noise import Noise
 from .diffusion.posterior import Network, Posterior, bounded
-from .errors import InvalidArgumentError
+from .errors import InferenceError, InvalidArgumentError
 from .inference.chain import metropolis, noising_for
 from .inference.draws import ChainDraws, SteeredDraws, run_chains, run_particles
 from .inference.guidance import Guide, LogLikelihood, RangeNullGuide
@@ -115,7 +115,8 @@ class Sampler:
                     advance()
                 return samples
 
-            return in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
+            drawn = in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
+        return _finite(drawn)
 
     def trajectory(
         self,
@@ -294,3 +295,13 @@ class Sampler:
                 f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective!r} knows one point"
             )
         return chunked(self._posterior(mean_flow_steps))
+
+
+def _finite(samples: Tensor) -> Tensor:
+    """Samples without NaN: their extremes tell, in one pass."""
+    if not bool(torch.stack(torch.aminmax(samples)).isfinite().all()):
+        bad = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
+        raise InferenceError(
+            f"{bad} of {len(samples)} samples have values that are not finite: the model, or what guides it, gives them"
+        )
+    return samples

@@ -9,7 +9,6 @@ from typing import Annotated
 import torch
 import typer
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stmd_sdk.console import console, exit_on_error
@@ -17,7 +16,8 @@ from stmd_sdk.data.labels import load_labels
 from stmd_sdk.data.load import ArrayData, load_data
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
-from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk.files import check_writable
+from stmd_sdk.models.tensors import write_tensors
 
 from .batches import ArrayBatches
 
@@ -64,9 +64,8 @@ def accuracy(classifier: Classifier, data: ArrayData, labels: Int[Tensor, " n"])
 
 def save_classifier(path: Path, facts: ClassifierFacts, classifier: Classifier) -> None:
     """Write the weights as float16, with the facts inside."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()}
-    with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={FACTS_KEY: facts.to_json()})
+    tensors = {name: tensor.half() for name, tensor in classifier.state_dict().items()}
+    write_tensors(path, tensors, {FACTS_KEY: facts.to_json()})
 
 
 def _chunks(n: int) -> tuple[Tensor, ...]:

@@ -6,12 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from stmd_sdk.errors import CheckpointError, TrainingError
-from stmd_sdk.files import written_whole
-from stmd_sdk.models.checkpoint import read_tensors
+from stmd_sdk.models.tensors import read_tensors, write_tensors
 
 from .recipe import Recipe
 from .trainer import TrainState
@@ -36,12 +34,7 @@ def save_state(path: Path, state: TrainState, recipe: Recipe, seconds: float) ->
         "seconds": repr(seconds),
         "recipe": json.dumps(asdict(recipe), sort_keys=True),
     }
-    with written_whole(path) as temporary:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata=metadata,
-        )
+    write_tensors(path, tensors, metadata)
 
 
 def load_state(path: Path, state: TrainState, recipe: Recipe) -> float:

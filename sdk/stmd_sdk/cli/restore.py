@@ -120,18 +120,9 @@ def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, f
 
 def read_image(path: Path, channels: int) -> Tensor:
     """An image file as [c, h, w] in [-1, 1], in gray where c = 1."""
-    import numpy as np  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+    from ..data.pictures import read_picture  # noqa: PLC0415
 
-    try:
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
-            pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"), np.float32)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not an image that can be read ({error})") from error
-    return torch.from_numpy(pixels / 127.5 - 1).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+    return read_picture(path, channels)
 
 
 def _read_as(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any, final
 
 import torch
 from jaxtyping import UInt8
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..codecs.codec import ROWS, LatentCodec
@@ -21,7 +20,7 @@ from ..config import read_config
 from ..diffusion.noise import Noise
 from ..errors import DataError, InvalidArgumentError
 from ..files import written_whole
-from ..models.checkpoint import read_tensors
+from ..models.tensors import read_tensors, write_tensors
 from .arrays import ArrayData, ShardedData
 from .pictures import stream_pictures
 
@@ -94,8 +93,7 @@ def cache_latents(
     total, shard = done * shard_size, done
     while batch := list(islice(pictures, shard_size)):
         latents = _encode(index, torch.stack(batch), total, device or torch.device("cpu"), report)
-        with written_whole(_shard(folder, shard)) as path:
-            save_file({"latents": latents}, path)
+        write_tensors(_shard(folder, shard), {"latents": latents}, {})
         total, shard = total + len(batch), shard + 1
     if total == 0:
         raise DataError(f"{source}: has no pictures in its {split} split")

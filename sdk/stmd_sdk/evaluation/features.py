@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import read_config
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.checkpoint import read_tensors
+from ..models.tensors import read_tensors
 
 __all__ = ["BUNDLED_CLASSIFIERS", "Classifier", "ClassifierFacts", "Features", "load_classifier", "load_features"]
 
