@@ -90,7 +90,8 @@ def sample(
     [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
     """
     with exit_on_error():
-        from ..runs.stream import Run, open_output, process, run_seed, stream  # noqa: PLC0415
+        from ..runs.outputs import open_output  # noqa: PLC0415
+        from ..runs.stream import Run, process, run_seed, stream  # noqa: PLC0415
 
         if out.suffix == ".png":
             _check_out(out, (".png",))
