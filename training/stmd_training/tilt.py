@@ -34,7 +34,7 @@ from stmd_sdk.sampler import Sampler
 from .recipe import Recipe, load_recipe
 from .trainer import Base
 
-__all__ = ["Energy", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
+__all__ = ["Energy", "check_makes", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
 
 Energy = Callable[[Any], Any]
 """A function of decoded samples [b, *d] to E, one number a sample [b]; +inf forbids a sample."""
@@ -74,6 +74,16 @@ def import_energy(name: str) -> Energy:
     return energy
 
 
+def check_makes(recipe: Recipe, spec: ModelSpec, what: str, advice: str) -> None:
+    """Raise :class:`InvalidArgumentError` where ``recipe`` makes another network than that of ``spec``."""
+    made = recipe.model_spec(spec.sigma_data, {}, spec.local_gaussians)
+    differing = [field for field in MADE if getattr(made, field) != getattr(spec, field)]
+    if differing:
+        raise InvalidArgumentError(
+            f"{what} makes another model than {spec.name} ({', '.join(differing)} differ): {advice}"
+        )
+
+
 def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...], data: str) -> Recipe:
     """How the base was trained, from its own recipe unless one is named; ``data`` says what the tilted one sees.
 
@@ -83,13 +93,7 @@ def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...]
     if not name:
         raise InvalidArgumentError(f"{spec.name} does not say which recipe it was trained with: give it with --recipe")
     found = load_recipe(name, settings)
-    made = found.model_spec(spec.sigma_data, {}, spec.local_gaussians)
-    differing = [field for field in MADE if getattr(made, field) != getattr(spec, field)]
-    if differing:
-        raise InvalidArgumentError(
-            f"recipe {name!r} makes another model than {spec.name} ({', '.join(differing)} differ): "
-            "give the one that it was trained with, with --recipe"
-        )
+    check_makes(found, spec, f"recipe {name!r}", "give the one that it was trained with, with --recipe")
     return replace(found, name=f"{spec.name}-tilted", data=data, codec=spec.codec)
 
 

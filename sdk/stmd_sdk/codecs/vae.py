@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file  # type: ignore[reportUnknownVariableTyp
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import sha256_of_file
 
 __all__ = ["SD_VAE_FT_EMA", "load_vae", "weights_file"]
 
@@ -37,8 +37,7 @@ def load_vae(vae: str, sha256: str | None) -> Any:
     """
     config, weights = _files(vae)
     if sha256 is not None:
-        with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of_file(weights)
         if found != sha256:
             raise CheckpointError(
                 f"{weights}: not the VAE that the model was trained with; its SHA-256 is {found}, not {sha256}"
