@@ -78,7 +78,7 @@ def _step_of(line: str) -> float:
         step: object = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
-    return step if isinstance(step, int) else math.inf
+    return float(step) if isinstance(step, int) else math.inf
 
 
 def _tensorboard(folder: Path, resumed_step: int) -> SummaryWriter | None:

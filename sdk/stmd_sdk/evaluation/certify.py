@@ -55,9 +55,8 @@ def certify_model(
     except DataError as error:
         if data is not None:
             raise
-        raise DataError(
-            f"the model was trained on {trained_on}; say where held-out data lie with --data ({error})"
-        ) from error
+        where = f"{error}. The model was trained on {trained_on}: say where held-out data lie with --data"
+        raise DataError(where) from error
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress)
     elif isinstance(source, ShardedData):
