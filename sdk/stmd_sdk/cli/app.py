@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+PICTURED = 1_000_000  # samples of a picture, which are all in memory
+
 app = typer.Typer(
     help="Stochastic one- and few-step diffusion: draw samples, look at models, certify their transitions.",
     no_args_is_help=True,
@@ -98,6 +100,10 @@ def sample(
             if process()[1] > 1:
                 raise InvalidArgumentError(
                     "a picture takes one process; with several, --out must be a folder or a .tar"
+                )
+            if n > PICTURED:
+                raise InvalidArgumentError(
+                    f"a picture shows at most {PICTURED} samples: name an .npz or a folder"
                 )
             drawer = open_drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
             seed, drawn = secrets.randbelow(2**31) if seed is None else seed, n

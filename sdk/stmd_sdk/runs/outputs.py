@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import shutil
 import tarfile
@@ -48,6 +49,10 @@ class AbstractOutput(ABC):
         """Whether the shard is there already."""
 
     @abstractmethod
+    def occupied(self) -> bool:
+        """Whether there is something in the place of samples, of whatever run."""
+
+    @abstractmethod
     def write(self, number: int, shard: range, x: Array) -> None:
         """Write a shard's samples [len(shard), *shape]."""
 
@@ -76,6 +81,10 @@ class FolderOutput(AbstractOutput):
     def holds(self, number: int, shard: range) -> bool:
         """Every sample's file is there."""
         return all(any((self.out / _name(k, suffix)).exists() for suffix in (".png", ".npy")) for k in shard)
+
+    def occupied(self) -> bool:
+        """Anything at all that is not hidden: it may be a folder of somebody's pictures."""
+        return self.out.is_dir() and any(not path.name.startswith(".") for path in self.out.iterdir())
 
     def write(self, number: int, shard: range, x: Array) -> None:
         """One file after the other."""
@@ -110,6 +119,10 @@ class TarOutput(AbstractOutput):
     def holds(self, number: int, shard: range) -> bool:
         """The shard's file is there."""
         return self._shard(number).exists()
+
+    def occupied(self) -> bool:
+        """Any shard."""
+        return any(self.out.parent.glob(f"{glob.escape(self.out.stem)}-{'[0-9]' * 6}.tar"))
 
     def write(self, number: int, shard: range, x: Array) -> None:
         """One tar file, without times and owners: the same samples are the same bytes."""
@@ -151,6 +164,10 @@ class NpzOutput(AbstractOutput):
     def holds(self, number: int, shard: range) -> bool:
         """The shard's part is there."""
         return self._part(number).exists()
+
+    def occupied(self) -> bool:
+        """Any part."""
+        return any(self.parts.glob("*.npy"))
 
     def write(self, number: int, shard: range, x: Array) -> None:
         """One part."""
@@ -204,6 +221,8 @@ def _encoded(x: Array) -> Iterator[tuple[str, bytes]]:
 
 def open_output(out: Path, world: int) -> AbstractOutput:
     """Where ``out`` says: x.npz, x.tar (WebDataset shards), or else a folder. Refuses what cannot be written."""
+    if out.is_dir():
+        return FolderOutput(out)  # whatever its name
     if out.suffix not in ("", ".npz", ".tar"):
         raise InvalidArgumentError(f"--out must end in .png, .npz or .tar, or be a folder, got {str(out)!r}")
     if out.suffix == ".npz" and world > 1:

@@ -109,9 +109,10 @@ def stream(draw: Callable[[int, int], Array], run: Run, output: AbstractOutput, 
     with locked(output.lock.with_name(f"{output.lock.name}.{rank}"), output.out):
         shards = run.shards()
         mine = [(number, shard) for number, shard in enumerate(shards) if number % world == rank]
-        if not _check_record(output, expected) and any(output.holds(number, shard) for number, shard in mine):
+        occupied = output.occupied()  # before the record is looked for, which is there before samples are
+        if not _check_record(output, expected) and occupied:
             raise OutputError(
-                f"there are samples already, but no {output.record} to say of which run; choose another --out"
+                f"{output.out} is not empty, and no {output.record} says of which run it is; choose another --out"
             )
         missing = [(number, shard) for number, shard in mine if not output.holds(number, shard)]
         _write_missing(draw, missing, output, expected, show)

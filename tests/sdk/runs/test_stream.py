@@ -113,7 +113,7 @@ def test_the_output_of_another_run_is_refused(tmp_path):
         stream.stream(drawn(), a_run(), output)
     assert content(tmp_path) == before
     output.record.unlink()
-    with pytest.raises(OutputError, match="to say of which run"):
+    with pytest.raises(OutputError, match="says of which run"):
         stream.stream(drawn(), a_run(seed=2), output)
 
 
@@ -136,9 +136,23 @@ def test_a_shard_is_encoded_while_the_next_is_drawn(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "folder" / "0000000009.npy").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"cannot write .*0000000009\.npy"):
-        stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "folder", 1))
+    def draw(first, n):
+        (tmp_path / "folder" / f"{first + 1:010d}.npy").mkdir(parents=True)
+        return drawn()(first, n)
+
+    with pytest.raises(OutputError, match=r"cannot write .*0000000006\.npy"):
+        stream.stream(draw, a_run(), outputs.open_output(tmp_path / "folder", 1))
+
+
+def test_a_folder_of_somebodys_files_is_left_alone_and_one_with_a_dot_is_a_folder(tmp_path):
+    (tmp_path / "exp.v2").mkdir()
+    (tmp_path / "exp.v2" / ".hidden").touch()
+    assert stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "exp.v2", 1)) == 18
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "cat.png").touch()
+    with pytest.raises(OutputError, match="is not empty"):
+        stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "mine", 1))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["cat.png"]
 
 
 def test_shards_of_large_samples_are_small():
