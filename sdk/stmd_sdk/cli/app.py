@@ -102,9 +102,7 @@ def sample(
                     "a picture takes one process; with several, --out must be a folder or a .tar"
                 )
             if n > PICTURED:
-                raise InvalidArgumentError(
-                    f"a picture shows at most {PICTURED} samples: name an .npz or a folder"
-                )
+                raise InvalidArgumentError(f"a picture shows at most {PICTURED} samples: name an .npz or a folder")
             drawer = open_drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
             seed, drawn = secrets.randbelow(2**31) if seed is None else seed, n
             started = time.perf_counter()
