@@ -31,7 +31,7 @@ ROOMS = (
     "networks",
     "diffusion",
 )
-GROUND = ("images", "console", "progress", "config", "files", "checks", "errors")
+GROUND = ("images", "console", "progress", "config", "files", "locks", "checks", "errors")
 # Random functions of PyTorch that read its global generator where no generator is given.
 DRAWS = {
     "rand",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+import sys
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError, StmdError
+from .locks import held, hidden_beside, opened_alone
 
 __all__ = [
     "brief",
+    "bundled_name",
     "check_regular",
     "check_writable",
     "is_file",
@@ -20,52 +23,108 @@ __all__ = [
     "read_bytes",
     "reading",
     "refuse_pointer",
+    "sha256_of",
+    "sha256_of_file",
     "written_whole",
 ]
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+BUNDLED = "bundled:"
+"""What a name begins with that is a bundled thing's whatever lies here."""
 SHOWN = 200
 """Characters of a foreign value or path that an error quotes."""
+
+
+def sha256_of(*parts: bytes | bytearray | memoryview) -> str:
+    """The SHA-256 of bytes, one part after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal; lets every OSError pass."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def written_whole(path: Path) -> Generator[Path, None, None]:
     """Give a temporary path beside ``path``; move it there, flushed to disk, if the block succeeds.
 
-    A crash, a full disk or an exception leaves whatever was at ``path`` as it was.
+    A crash, a full disk or an exception leaves whatever was at ``path`` as it was, and its permissions are kept. A link
+    is followed; a device or a pipe is refused. The temporary's name depends on the path's alone, so that the next
+    attempt takes over what a killed one left behind. Raises :class:`OutputError`, also while another process is at it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        target = _target(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = hidden_beside(target, target.suffix)
+        handle = opened_alone(temporary)
+        if handle is None:
+            raise OutputError(f"cannot write {path}: another process is writing it")
+        with held(handle, temporary):
+            os.ftruncate(handle, 0)
+            mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+            if mode is not None:
+                temporary.chmod(0o600)  # nobody reads the new content who may not read the old
+            yield temporary
+            os.fsync(handle)
+            if mode is not None:
+                temporary.chmod(mode)
+            _moved(temporary, target, handle)
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
-    """Raise now if a file could not be written at ``path`` later, before any work is lost."""
-    folder = path.parent
-    if path.is_dir():
+def check_writable(path: Path, *inputs: Path) -> None:
+    """Raise now if a file could not be written at ``path`` later, or is one of ``inputs``: before any work is lost."""
+    try:
+        target = _target(path)
+        folder = target.parent
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write {path}: no permission in {folder}")
+        if target.exists() and any(one.exists() and one.samefile(target) for one in inputs):
+            raise OutputError(f"cannot write {path}: it is read as well; name another file")
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _target(path: Path) -> Path:
+    """Where ``path`` leads; raises unless that is a regular file, or nothing yet."""
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return target
+    if stat.S_ISDIR(mode):
         raise OutputError(f"cannot write {path}: it is a folder")
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: no permission in {folder}")
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"cannot write {path}: what is there is no regular file")
+    return target
+
+
+def _moved(temporary: Path, target: Path, handle: int) -> None:
+    """Move the temporary to its place, and make that last."""
+    if sys.platform == "win32":  # where an open file cannot be moved, and a folder has no handle
+        os.close(handle)
+        temporary.replace(target)
+        return
+    temporary.replace(target)
+    with suppress(OSError):  # not every file system knows it
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def brief(text: str) -> str:
@@ -156,3 +215,20 @@ def _check_kind(path: Path, found: os.stat_result, error: type[StmdError]) -> No
         raise error(f"{brief(str(path))}: is a folder, not a file")
     if not stat.S_ISREG(found.st_mode):
         raise error(f"{brief(str(path))}: is no regular file but a pipe, a socket or a device")
+
+
+def bundled_name(source: str | Path, known: Collection[str], error: type[StmdError]) -> str | None:
+    """Which of the ``known`` bundled things ``source`` names, ``bundled:NAME`` or the bare NAME; None if none.
+
+    A bare name that is a file or a folder here as well is in doubt, and an ``error``.
+    """
+    name = str(source)
+    if name.startswith(BUNDLED):
+        if name.removeprefix(BUNDLED) not in known:
+            raise error(f"{brief(name)}: nothing of that name is bundled, only {', '.join(known)}")
+        return name.removeprefix(BUNDLED)
+    if name not in known:
+        return None
+    if os.path.lexists(name):
+        raise error(f"{name} is bundled, and there is one here too: say ./{name} or {BUNDLED}{name}")
+    return name

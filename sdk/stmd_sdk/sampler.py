@@ -17,7 +17,7 @@ from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
 from .diffusion.network import Network
 from .diffusion.noise import Noise
 from .diffusion.posterior import Posterior, bounded
-from .errors import InvalidArgumentError
+from .errors import InferenceError, InvalidArgumentError
 from .inference.chain import metropolis, noising_for
 from .inference.draws import ChainDraws, SteeredDraws, run_chains, run_particles
 from .inference.guidance import Guide, LogLikelihood, RangeNullGuide
@@ -26,7 +26,16 @@ from .inference.steering import steered_sde
 from .inference.summary import posterior_summary
 from .models.checkpoint import resolve_model
 from .models.spec import ModelSpec
-from .operators import LinearOperator, check_linear, check_measurement, check_reachable
+from .operators import (
+    GaussianNoise,
+    LinearOperator,
+    Measurement,
+    check_linear,
+    check_measurement,
+    check_reachable,
+    check_scale,
+)
+from .operators.scaled import through_codec
 from .progress import progress_bar
 from .runs.captured import CapturedRun
 from .runs.chunks import chunked, in_chunks, rows_at_once
@@ -118,7 +127,8 @@ class Sampler:
             def draw(rows: slice) -> Tensor:
                 return run(noise[rows], times, mean_flow_steps)
 
-            return in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
+            drawn = in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
+        return _finite(drawn)
 
     def trajectory(
         self,
@@ -192,8 +202,12 @@ class Sampler:
             raise InvalidArgumentError(f"sigma must not be negative or infinite, got {sigma}")
         y = check_measurement(operator, y, self.spec.shape, self.device)
         check_linear(operator, self.spec.shape, self.device)
+        operator, y = through_codec(operator, y, self.spec.codec)
+        bound = self.spec.codec.bound
         if sigma == 0:
-            check_reachable(operator, y, self.spec.codec.bound)
+            check_reachable(operator, y, bound)
+        elif bound is not None:
+            check_scale(operator, y, self.spec.shape, bound, sigma)
         return self.guided(RangeNullGuide(operator, y, self.spec.schedule, self.spec.sigma_data, sigma))
 
     def chain(
@@ -227,7 +241,7 @@ class Sampler:
             if start is not None:
                 raise InvalidArgumentError("tempering starts from draws of the prior: with start give tempering=None")
         noise, steps = noise_of(seed, chains, 0, self.device), check_integer("steps", steps, 1)
-        noising = noising_for(log_likelihood, levels, self.spec.schedule, self.spec.shape, self.device)
+        noising = noising_for(self._seen(log_likelihood), levels, self.spec.schedule, self.spec.shape, self.device)
         if start is None:
             times = self._times(inference_steps, mean_flow_steps)
             *_, (_, x_0, _) = reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise.fold(0))
@@ -273,6 +287,17 @@ class Sampler:
         )
         return run_particles(walk, len(times) - 1, decode, progress)
 
+    def _seen(self, log_likelihood: LogLikelihood) -> LogLikelihood:
+        """A linear measurement with Gaussian noise as one of what the network sees, once its scale is checked."""
+        if not isinstance(log_likelihood, Measurement) or not isinstance(log_likelihood.noise, GaussianNoise):
+            return log_likelihood
+        operator, y, codec = log_likelihood.operator, log_likelihood.y.to(self.device), self.spec.codec
+        if not isinstance(operator, LinearOperator):
+            return log_likelihood
+        if codec.bound is not None:
+            check_scale(operator, y, self.spec.shape, codec.bound, log_likelihood.noise.sigma)
+        return Measurement(*through_codec(operator, y, codec), log_likelihood.noise)
+
     def _times(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
         self.spec.check_steps(len(times) - 1, mean_flow_steps)
@@ -297,3 +322,13 @@ class Sampler:
                 f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective.kind!r} knows one point"
             )
         return chunked(self._posterior(mean_flow_steps))
+
+
+def _finite(samples: Tensor) -> Tensor:
+    """Samples without NaN: their extremes tell, in one pass."""
+    if not bool(torch.stack(torch.aminmax(samples)).isfinite().all()):
+        bad = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
+        raise InferenceError(
+            f"{bad} of {len(samples)} samples have values that are not finite: the model, or what guides it, gives them"
+        )
+    return samples

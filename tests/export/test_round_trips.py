@@ -100,3 +100,14 @@ def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
     assert (differs > 1e-4).sum() <= 4
     assert np.median(differs) < 1e-5
     assert len(np.unique(drawn[:, :2].round(), axis=0)) > 15  # of 25 modes
+
+
+def test_a_whole_sampler_of_standardised_vectors_draws_on_the_users_scale(checkpoint, tmp_path):
+    codec = VectorCodec((1000.0, -3.0, 0.0), (1.0, 300.0, 1e-3))
+    path = checkpoint(ModelSpec("columns", "stmd", (3,), MLPConfig(width=16, depth=1), codec, target="residual"))
+    eager = Sampler.from_pretrained(path, device="cpu")
+    expected = eager.sample(5, inference_steps=2, seed=3)
+    whole = WholeSampler.open(export_onnx(path, tmp_path, batch=BATCH, whole=Whole(2)))
+    found = whole.sample(5, seed=3)
+    assert np.abs((found - expected.numpy()) / np.array(codec.scale)).max() < 1e-3
+    assert abs(found[:, 0].mean() - 1000) < 10

@@ -7,7 +7,18 @@ import stat
 import pytest
 
 from stmd_sdk import DataError, OutputError
-from stmd_sdk.files import brief, check_regular, check_writable, is_file, is_folder, read_bytes, reading, written_whole
+from stmd_sdk.files import (
+    brief,
+    bundled_name,
+    check_regular,
+    check_writable,
+    is_file,
+    is_folder,
+    read_bytes,
+    reading,
+    written_whole,
+)
+from stmd_sdk.locks import locked
 
 
 def _names(folder):
@@ -174,3 +185,111 @@ def test_only_the_system_s_errors_change_while_reading(tmp_path):
 def test_long_texts_are_cut_and_short_ones_kept():
     assert brief("x" * 200) == "x" * 200
     assert len(brief("x" * 70_000)) < 250
+
+
+def test_a_link_is_followed_and_permissions_are_kept(tmp_path):
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "report.json", tmp_path / "link.json"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to("real/report.json")
+    check_writable(link)
+    _write(link)
+    assert link.is_symlink()
+    assert target.read_text() == "whole"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    link.unlink()
+    link.symlink_to("real/new.json")
+    _write(link)
+    assert (tmp_path / "real" / "new.json").read_text() == "whole"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a pipe has a name on POSIX")
+def test_what_is_no_regular_file_is_refused_and_left_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "null").symlink_to(os.devnull)
+    for name in ("pipe", "loop", "null"):
+        for attempt in (check_writable, _write):
+            with pytest.raises(OutputError, match=f"cannot write .*{name}"):
+                attempt(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    assert _names(tmp_path) == ["loop", "null", "pipe"]
+
+
+def test_the_input_is_no_output(tmp_path):
+    (tmp_path / "x.png").touch()
+    (tmp_path / "link.png").symlink_to("x.png")
+    check_writable(tmp_path / "y.png", tmp_path / "x.png", tmp_path / "absent.png")
+    for name in ("x.png", "link.png"):
+        with pytest.raises(OutputError, match="it is read as well"):
+            check_writable(tmp_path / name, tmp_path / "x.png")
+
+
+def test_the_longest_name_that_there_is_can_be_written(tmp_path):
+    path = tmp_path / ("a" * 251 + ".txt")
+    _write(path)
+    assert _names(tmp_path) == [path.name]
+    for attempt in (check_writable, _write):
+        with pytest.raises(OutputError, match="File name too long"):
+            attempt(tmp_path / ("a" * 252 + ".txt"))
+
+
+def test_one_writer_at_a_time_and_a_killed_ones_temporary_is_taken_over(tmp_path):
+    path = tmp_path / "file.txt"
+    with written_whole(path) as temporary:
+        temporary.write_text("first")
+        with pytest.raises(OutputError, match="another process is writing it"):
+            _write(path)
+    assert path.read_text() == "first"
+    temporary.write_text("of a killed process, and longer than what follows")
+    _write(path)
+    assert path.read_text() == "whole"
+    assert _names(tmp_path) == ["file.txt"]
+
+
+def test_a_file_is_flushed_through_a_handle_that_may_write(tmp_path, monkeypatch):
+    """Windows refuses the others."""
+    import fcntl
+
+    flush, flushed = os.fsync, []
+
+    def strict(handle):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        flushed.append(flush(handle))
+
+    monkeypatch.setattr(os, "fsync", strict)
+    _write(tmp_path / "file")
+    assert len(flushed) == 1
+
+
+def test_a_lock_says_who_has_it_sweeps_what_is_dead_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with locked(folder / "state", folder):
+        (folder / ".stmd-dead.png").touch()
+        (folder / ".mine").touch()
+        with (
+            pytest.raises(OutputError, match=rf"run is being written by process {os.getpid()} on .*: wait for it"),
+            locked(folder / "state", folder, patience=0.0),
+        ):
+            pass
+        with locked(folder / "other", folder):
+            pass
+        assert (folder / ".mine").exists()
+        assert not (folder / ".stmd-dead.png").exists()
+        (folder / ".mine").unlink()
+    assert _names(tmp_path) == []
+
+
+def test_a_bundled_name_is_in_doubt_where_something_of_that_name_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert bundled_name("a", ("a", "b"), DataError) == bundled_name("bundled:a", ("a", "b"), DataError) == "a"
+    assert bundled_name("c", ("a", "b"), DataError) is None
+    (tmp_path / "a").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"say \./a or bundled:a"):
+        bundled_name("a", ("a", "b"), DataError)
+    assert bundled_name("./a", ("a", "b"), DataError) is None
+    with pytest.raises(DataError, match="nothing of that name is bundled, only a, b"):
+        bundled_name("bundled:c", ("a", "b"), DataError)

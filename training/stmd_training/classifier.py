@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stmd_sdk.data.load import ArrayData
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
-from stmd_sdk.files import written_whole
+from stmd_sdk.models.tensors import write_tensors
 
 from .batches import ArrayBatches
 
@@ -61,9 +60,8 @@ def accuracy(classifier: Classifier, data: ArrayData, labels: Int[Tensor, " n"])
 
 def save_classifier(path: Path, facts: ClassifierFacts, classifier: Classifier) -> None:
     """Write the weights as float16, with the facts inside."""
-    tensors = {name: tensor.half().contiguous() for name, tensor in classifier.state_dict().items()}
-    with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={FACTS_KEY: facts.to_json()})
+    tensors = {name: tensor.half() for name, tensor in classifier.state_dict().items()}
+    write_tensors(path, tensors, {FACTS_KEY: facts.to_json()})
 
 
 def _chunks(n: int) -> tuple[Tensor, ...]:

@@ -35,6 +35,9 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="A model whose weights to start from: a bundled name, or a .safetensors file.")
+    ] = None,
     restart: Restart = False,
     settings: Settings = None,
     device: Device = None,
@@ -48,6 +51,9 @@ def train(
     ] = False,
 ) -> None:
     """Train a model. Interrupt at any time; the same command goes on from the last checkpoint.
+
+    A finished run goes on with more --set steps: with a cosine decay the learning rate is then that of the same step of
+    the longer run, and falls anew. --init starts a run from the weights of another.
 
     Recipes: digits, mixture2d, mixture64, mnist, cifar10, celeba train as the paper does; digits-calibrated and so on
     add the residual target and the energy score, which keep the variance of the one-step draw; mixture64-local and so
@@ -63,7 +69,7 @@ def train(
     stmd sample --model runs/digits-calibrated/model.safetensors
     """
     with exit_on_error():
-        _train(recipe, data, out, restart, tuple(settings or ()), device, threads, quiet, smoke)
+        _train(recipe, data, out, init, restart, tuple(settings or ()), device, threads, quiet, smoke)
 
 
 def tilt(
@@ -131,7 +137,7 @@ def _tilt(
 
 
 def _train(
-    name: str, source: str | None, out: Path | None, restart: bool, settings: tuple[str, ...],
+    name: str, source: str | None, out: Path | None, init: str | None, restart: bool, settings: tuple[str, ...],
     device: str | None, threads: int | None, quiet: bool, smoke: bool,
 ) -> None:  # fmt: skip
     import torch  # noqa: PLC0415  after --help has been answered
@@ -143,10 +149,14 @@ def _train(
     from .recipe import load_recipe  # noqa: PLC0415
     from .run import Run  # noqa: PLC0415
     from .smoke import smoke_test  # noqa: PLC0415
+    from .tilt import check_makes, load_base  # noqa: PLC0415
 
     if threads is not None:
         torch.set_num_threads(threads)
-    recipe = load_recipe(name, settings)
+    recipe, base = load_recipe(name, settings), None
+    if init is not None:
+        base = load_base(init)
+        check_makes(recipe, base.spec, f"recipe {name!r}", "give the recipe that it was trained with")
     with joined_processes(device) as (processes, own):
         if smoke:
             folder = (out or Path("runs")) / f"{recipe.name}-smoke"  # of its own: it begins anew each time
@@ -154,7 +164,7 @@ def _train(
             recipe, samples = smoke_test(recipe, folder / f"process-{processes.rank}")
         else:
             folder, samples = out or Path("runs") / recipe.name, load_data(os.path.expanduser(source or recipe.data))
-        run = Run(recipe, samples, folder, resolve_device(own), processes=processes)
+        run = Run(recipe, samples, folder, resolve_device(own), processes=processes, base=base)
         path = _path_of(run, restart=restart or smoke, quiet=quiet)
     if processes.main:
         say(f"{recipe.steps} steps done. Draw from it: stmd sample --model {path}")
@@ -162,10 +172,15 @@ def _train(
 
 def _path_of(run: Run, *, restart: bool, quiet: bool) -> Path:
     """The model of a run that has come to its end."""
+
+    def tell(line: str) -> None:
+        if run.processes.main:
+            say(line)
+
     try:
-        return run(restart=restart, progress=not quiet and run.processes.main)
+        return run(restart=restart, progress=not quiet and run.processes.main, say=tell)
     except KeyboardInterrupt:
-        say(f"Interrupted. The same command goes on from the last checkpoint in {run.folder}.")
+        tell(f"Interrupted. The same command goes on from the last checkpoint in {run.folder}.")
         raise typer.Exit(130) from None
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, final
@@ -33,30 +37,62 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
-        if self.board is not None:
-            self.board.close()
+        with suppress(OSError):  # what could not be written was said
+            self.file.close()
+        self._shown(lambda board: board.close())
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Log named values of one step."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+        """Log named values of one step. A disk that is full ends the log, and not the run."""
+        try:
+            if not self.file.closed:
+                self.file.write(json.dumps({"step": step, **values}) + "\n")
+                self.file.flush()
+        except OSError as error:
+            warnings.warn(f"the log ends at step {step}: {error.strerror or error}", RuntimeWarning, stacklevel=2)
+            with suppress(OSError):
+                self.file.close()
+        for name, value in values.items():
+            self._shown(lambda board, name=name, value=value: board.add_scalar(name, value, step))
+
+    def _shown(self, show: Callable[[SummaryWriter], None]) -> None:
+        """Do something with TensorBoard, or do without it from now on."""
+        if self.board is None:
+            return
+        try:
+            show(self.board)
+        except Exception as error:  # of a library that is beside the point
+            self.board = None
+            _without_tensorboard(error)
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
+    """The lines of steps up to ``step``; those that a killed process or a damaged disk left are dropped."""
     if step == 0 or not path.exists():
         return []
-    # A killed process may have left half a line at the end.
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    return [line for line in whole if json.loads(line)["step"] <= step]
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("}\n") and _step_of(line) <= step]
+
+
+def _step_of(line: str) -> float:
+    try:
+        step: object = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
+    return float(step) if isinstance(step, int) else math.inf
 
 
 def _tensorboard(folder: Path, resumed_step: int) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+    except Exception as error:  # one that is there and broken can raise anything
+        _without_tensorboard(error)
+        return None
+
+
+def _without_tensorboard(error: Exception) -> None:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    warnings.warn(f"TensorBoard does not work and is left out: {reason}", RuntimeWarning, stacklevel=4)

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,20 +26,22 @@ from rich.progress import (
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.codecs.codec import Codec, LatentCodec
-from stmd_sdk.errors import DataError, TrainingError
+from stmd_sdk.errors import CheckpointError, DataError, TrainingError
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
-from stmd_sdk.models.checkpoint import save_model
+from stmd_sdk.locks import locked
+from stmd_sdk.models.checkpoint import read_spec, save_model
 from stmd_sdk.models.spec import Fact, ModelSpec
 from stmd_sdk.sampler import Sampler
 
 from .batches import TrainingData, batches_of
 from .fitting import measured_spec
+from .identity import described, identity, standardised
 from .log import RunLog
 from .processes import ALONE, Processes
 from .recipe import Recipe
-from .state import load_state, save_state
-from .trainer import Base, Step, TrainState, train
+from .state import is_sealed_to_data, load_state, planned_steps, save_state
+from .trainer import Base, Step, TrainState, learning_rate, train
 
 __all__ = ["Monitor", "Run"]
 
@@ -90,29 +93,39 @@ class Run:
         """The state that a run resumes from."""
         return self.folder / "state.safetensors"
 
-    def __call__(self, *, restart: bool = False, progress: bool = True) -> Path:
+    def __call__(
+        self, *, restart: bool = False, progress: bool = True, say: Callable[[str], None] = lambda _: None
+    ) -> Path:
         """Train to the last step and return the model's path; ``restart`` forgets what is in the folder.
 
-        A model without the state of its run is somebody's result: it is overwritten by ``restart`` alone.
+        ``say`` is told what it trains on, and how it goes on with other ``steps`` than it was given before. A model
+        without the state of its run is somebody's result: it is overwritten by ``restart`` alone.
         """
         if not restart and self.model_path.exists() and not self.state_path.exists():
             raise TrainingError(
                 f"{self.folder} holds a model and no state to go on from: give another --out, or --restart"
             )
-        if restart and self.processes.main:
-            self.state_path.unlink(missing_ok=True)
-        self.processes.wait()
+        with locked(self.state_path, self.folder) if self.processes.main else nullcontext():
+            if restart and self.processes.main:
+                self.state_path.unlink(missing_ok=True)
+            self.processes.wait()
+            say(described(self.data, self.seen))
+            return self._train(progress, say)
+
+    def _train(self, progress: bool, say: Callable[[str], None]) -> Path:
         spec = self.spec
         state = TrainState.fresh(spec, self.recipe, self.device, self.base)
-        seconds = load_state(self.state_path, state, self.recipe) if self.state_path.exists() else 0.0
+        seconds = self._resume(state, say)
         self.processes.check_same("done steps", state.step, self.device)
-        batches = batches_of(self.data, self.recipe.batch_size, self.recipe.seed)
+        batches = batches_of(self.seen, self.recipe.batch_size, self.recipe.seed)
         steps = train(state, self.recipe.loss(spec, state.loss_weights), batches, self.recipe, self.processes)
         if not self.processes.main:
             deque(steps, maxlen=0)
             return self.model_path
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic() - seconds
+        if state.step and not self._has_model(state.step):  # killed between the two
+            self._save_model(spec, state, seconds)
         with RunLog(self.folder, state.step) as log, _progress(self.recipe, state.step, progress) as show:
             if self.facts and state.step == 0:
                 log.write(0, dict(self.facts))
@@ -121,13 +134,47 @@ class Run:
                 self._after(step, spec, state, log, time.monotonic() - started)
         return self.model_path
 
+    def _resume(self, state: TrainState, say: Callable[[str], None]) -> float:
+        """Bring ``state`` to the folder's, if there is one, and return the seconds trained."""
+        if not self.state_path.exists():
+            return 0.0
+        seconds = load_state(self.state_path, state, self.recipe, self._identity)
+        planned, steps = planned_steps(self.state_path), self.recipe.steps
+        if planned not in (None, steps):
+            rate = learning_rate(self.recipe, state.step)
+            say(
+                f"{state.step} steps done of a run that was given {planned}: it goes on to {steps}. The learning rate "
+                f"is that of step {state.step} of a run of {steps} steps ({self.recipe.decay} decay): {rate:.3g}"
+            )
+        return seconds
+
+    @cached_property
+    def seen(self) -> TrainingData:
+        """The data as the network sees them; a run from before vectors were standardised goes on without."""
+        if self.state_path.exists() and not is_sealed_to_data(self.state_path):
+            return self.data
+        return standardised(self.data, self.base)
+
+    @cached_property
+    def _identity(self) -> str:
+        return identity(self.data, self.base)
+
+    def _has_model(self, step: int) -> bool:
+        try:
+            return read_spec(self.model_path).training.get("steps") == step
+        except CheckpointError:
+            return False
+
+    def _save_model(self, spec: ModelSpec, state: TrainState, seconds: float) -> None:
+        save_model(self.model_path, replace(spec, training=self._facts(state.step, seconds)), state.ema)
+
     @cached_property
     def spec(self) -> ModelSpec:
         """The spec of the model that is trained, with the data's codec (latents bring their VAE's digest).
 
         What else was measured of the data is the base's where there is one: its weights generate that target.
         """
-        return measured_spec(replace(self.recipe, codec=self.data.codec), self.data, self.base)
+        return measured_spec(replace(self.recipe, codec=self.seen.codec), self.seen, self.base)
 
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps
@@ -144,8 +191,9 @@ class Run:
             for monitor in self.monitors:
                 log.write(step.step, monitor(sampler))
         if last or step.step % recipe.checkpoint_every == 0:
-            save_model(self.model_path, replace(spec, training=self._facts(step.step, seconds)), state.ema)
-            save_state(self.state_path, state, recipe, seconds)
+            # The state first: a model without one could be somebody's result, and would be in the way.
+            save_state(self.state_path, state, recipe, seconds, self._identity)
+            self._save_model(spec, state, seconds)
 
     def _sampler(self, spec: ModelSpec, state: TrainState) -> Sampler:
         network = spec.build_network()

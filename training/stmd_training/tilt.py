@@ -38,7 +38,7 @@ from stmd_sdk.sampler import Sampler
 from .recipe import Recipe, load_recipe, recipe_names
 from .trainer import Base
 
-__all__ = ["Energy", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
+__all__ = ["Energy", "check_makes", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
 
 Energy = Callable[[Any], Any]
 """A function of decoded samples [b, *d] to E, one number a sample [b]; +inf forbids a sample."""
@@ -102,6 +102,16 @@ def _imported(module: str, here: str) -> ModuleType:
         sys.path.remove(here)
 
 
+def check_makes(recipe: Recipe, spec: ModelSpec, what: str, advice: str) -> None:
+    """Raise :class:`InvalidArgumentError` where ``recipe`` makes another network than that of ``spec``."""
+    made = recipe.model_spec(spec.sigma_data, {}, spec.local_gaussians)
+    differing = [field for field in MADE if getattr(made, field) != getattr(spec, field)]
+    if differing:
+        raise InvalidArgumentError(
+            f"{what} makes another model than {spec.name} ({', '.join(differing)} differ): {advice}"
+        )
+
+
 def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...], data: str) -> Recipe:
     """How the base was trained, from its own recipe unless one is named; ``data`` says what the tilted one sees.
 
@@ -115,13 +125,7 @@ def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...]
             f"{spec.name} was trained with a recipe {brief(repr(name))} of its own: give its TOML file with --recipe"
         )
     found = load_recipe(name, settings)
-    made = found.model_spec(spec.sigma_data, {}, spec.local_gaussians)
-    differing = [field for field in MADE if getattr(made, field) != getattr(spec, field)]
-    if differing:
-        raise InvalidArgumentError(
-            f"recipe {name!r} makes another model than {spec.name} ({', '.join(differing)} differ): "
-            "give the one that it was trained with, with --recipe"
-        )
+    check_makes(found, spec, f"recipe {name!r}", "give the one that it was trained with, with --recipe")
     return replace(found, name=f"{spec.name}-tilted", data=data, codec=spec.codec)
 
 

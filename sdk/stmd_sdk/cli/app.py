@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+PICTURED = 1_000_000  # samples of a picture, which are all in memory
+
 app = typer.Typer(
     help="Stochastic one- and few-step diffusion: draw samples, look at models, certify their transitions.",
     no_args_is_help=True,
@@ -91,7 +93,8 @@ def sample(
     [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
     """
     with exit_on_error():
-        from ..runs.stream import Run, open_output, process, run_seed, stream  # noqa: PLC0415
+        from ..runs.outputs import open_output  # noqa: PLC0415
+        from ..runs.stream import Run, process, run_seed, stream  # noqa: PLC0415
 
         if out.suffix == ".png":
             _check_out(out, (".png",))
@@ -99,6 +102,8 @@ def sample(
                 raise InvalidArgumentError(
                     "a picture takes one process; with several, --out must be a folder or a .tar"
                 )
+            if n > PICTURED:
+                raise InvalidArgumentError(f"a picture shows at most {PICTURED} samples: name an .npz or a folder")
             drawer = open_drawer(model, steps, mean_flow_steps, device, batch_size, progress=True)
             seed, drawn = secrets.randbelow(2**31) if seed is None else seed, n
             started = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import console, exit_on_error
+from .drawer import named
 
 __all__ = ["certify"]
 
@@ -32,7 +33,7 @@ def certify(
         # PyTorch takes seconds to import, and `stmd --help` should not wait for it.
         from ..evaluation.certify import certify_model  # noqa: PLC0415
 
-        out = Path(f"{Path(model).stem}-certificate") if out is None else out
+        out = Path(f"{named(model)}-certificate") if out is None else out
         show = console.is_terminal
         report = certify_model(
             model, data, out=out, pairs=pairs, mean_flow_steps=mean_flow_steps, seed=seed, progress=show

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from ..errors import CheckpointError, InvalidArgumentError
-from ..files import check_regular, reading
+from ..files import check_regular, reading, sha256_of_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..sampler import Sampler
 
-__all__ = ["Drawer", "describe", "open_drawer", "open_sampler", "parse_steps"]
+__all__ = ["Drawer", "describe", "named", "open_drawer", "open_sampler", "parse_steps"]
 
 
 @final
@@ -89,8 +88,8 @@ def _is_whole(path: Path) -> bool:
 
 def _digest(path: Path) -> str:
     check_regular(path, CheckpointError)
-    with reading(path, CheckpointError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path, CheckpointError):
+        return sha256_of_file(path)
 
 
 def _unchanged(path: Path, before: str) -> str:
@@ -126,3 +125,9 @@ def describe(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps:
     count = len(steps) - 1 if isinstance(steps, list) else steps or sampler.spec.default_inference_steps
     times = f" at {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
     return f"{count} inference steps{times} x {mean_flow_steps} Mean Flow steps"
+
+
+def named(model: str) -> str:
+    """What a model's files are called: by its own name, or by its run's folder where each run has a model.*."""
+    path = Path(model.removeprefix("bundled:"))
+    return path.absolute().parent.name or path.stem if path.stem == "model" and path.suffix else path.stem

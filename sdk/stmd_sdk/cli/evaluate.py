@@ -10,6 +10,7 @@ import typer
 from ..console import console, exit_on_error
 from ..errors import InvalidArgumentError
 from ..files import check_writable
+from .drawer import named
 
 __all__ = ["evaluate"]
 
@@ -35,7 +36,7 @@ def evaluate(
     [dim]stmd evaluate mnist --data MNIST_DIR --steps 1,2,4,8 --seeds 0,1,2[/dim]
     """
     with exit_on_error():
-        out = Path(f"{Path(model).stem}-quality.json") if out is None else out
+        out = Path(f"{named(model)}-quality.json") if out is None else out
         check_writable(out)
         sweep = None if steps is None else _integers("--steps", steps)
         flow_steps, keys = _integers("--mean-flow-steps", mean_flow_steps), _integers("--seeds", seeds)

@@ -10,7 +10,6 @@ import typer
 
 from ..console import exit_on_error, say
 from ..errors import DataError, InvalidArgumentError
-from ..files import brief, check_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,26 +123,11 @@ def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, f
     raise InvalidArgumentError(f"--operator must be one of {OPERATORS}; got {text!r}")
 
 
-def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """An image file as [c, h, w] in [-1, 1], in gray where c = 1; of ``size`` (width, height), where that is given."""
-    import numpy as np  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415
+def read_image(path: Path, channels: int) -> Tensor:
+    """An image file as [c, h, w] in [-1, 1], in gray where c = 1."""
+    from ..data.pictures import read_picture  # noqa: PLC0415
 
-    check_regular(path, DataError)
-    try:
-        with Image.open(path) as file:
-            if size not in (None, file.size):  # before a few bytes inflate to gigabytes
-                (width, height), (wide, tall) = file.size, size
-                raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
-            if file.mode[0] in "IF":
-                raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
-            pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"), np.float32)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's plugins raise whatever they stumble over, and bombs an error of their own
-        raise DataError(f"{path}: not an image that can be read ({brief(str(error))})") from error
-    return torch.from_numpy(pixels / 127.5 - 1).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+    return read_picture(path, channels)
 
 
 def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -160,7 +144,11 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def _read_as(path: Path, shape: tuple[int, ...]) -> Tensor:
     """An image file of exactly this shape [c, h, w]."""
-    return read_image(path, shape[0], (shape[2], shape[1]))
+    image = read_image(path, shape[0])
+    if image.shape != shape:
+        (_, height, width), (_, tall, wide) = image.shape, shape
+        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
+    return image
 
 
 def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:

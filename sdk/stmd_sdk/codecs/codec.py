@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -77,9 +78,28 @@ class PixelCodec(AbstractCodec):
 @final
 @dataclass(frozen=True)
 class VectorCodec(AbstractCodec):
-    """Vectors without a range, seen by the network as they are."""
+    """Vectors without a range: x = ``mean`` + ``scale`` x_0, column by column; x = x_0 where there is no ``scale``.
 
+    The reverse SDE starts from N(0, I), so the network must see data of about unit scale.
+    """
+
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
     kind: Literal["vector"] = "vector"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.scale):
+            raise InvalidArgumentError(f"mean: needs one number a scale, has {len(self.mean)} for {len(self.scale)}")
+        if not all(map(math.isfinite, self.mean)) or not all(0 < scale < math.inf for scale in self.scale):
+            raise InvalidArgumentError("scale: must be positive and finite, and mean finite")
+
+    @classmethod
+    def standardising(cls, x: Float[Tensor, "n d"]) -> VectorCodec:
+        """The codec in which the columns of ``x`` have mean 0 and deviation 1; a constant one keeps its scale."""
+        deviation, mean = torch.std_mean(x.double(), dim=0, correction=0)
+        # Rounding alone leaves a constant column with a deviation that is none.
+        varies = deviation > 1e-7 * mean.abs()
+        return cls(tuple(mean.tolist()), tuple(torch.where(varies, deviation, 1.0).tolist()))
 
     @property
     def bound(self) -> float | None:
@@ -88,18 +108,34 @@ class VectorCodec(AbstractCodec):
 
     def decoded_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The same."""
+        if self.scale and shape != (len(self.scale),):
+            raise InvalidArgumentError(f"codec: has {len(self.scale)} columns, for samples of shape {list(shape)}")
         return shape
 
     def prepare(self, shape: tuple[int, ...]) -> None:
         """Nothing is needed."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """The vectors themselves."""
-        return x
+        """(x - mean) / scale, float32."""
+        if not self.scale:
+            return x
+        mean, scale = (torch.tensor(row, dtype=torch.float64, device=x.device) for row in (self.mean, self.scale))
+        return ((x.double() - mean) / scale).float()
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """The vectors themselves."""
-        return x_0
+        """mean + scale x_0."""
+        return _row(self.mean, x_0.device) + _row(self.scale, x_0.device) * x_0 if self.scale else x_0
+
+
+def _row(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " d"]:
+    """Numbers on a device; copied there once, as nothing can be while a run is captured."""
+    return torch.tensor(values, device=device) if torch.compiler.is_exporting() else _kept_row(values, device)
+
+
+@functools.lru_cache(64)
+def _kept_row(values: tuple[float, ...], device: torch.device) -> Float[Tensor, " d"]:
+    with torch.inference_mode(False):  # gradients pass it too
+        return torch.tensor(values, device=device)
 
 
 @final

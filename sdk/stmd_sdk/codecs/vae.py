@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..config import read_json
 from ..errors import CheckpointError
-from ..files import brief, is_file, read_bytes
+from ..files import brief, is_file, read_bytes, sha256_of
 
 __all__ = ["SD_VAE_FT_EMA", "load_vae", "weights_file"]
 
@@ -41,7 +40,7 @@ def load_vae(vae: str, sha256: str | None) -> Any:
     config, weights = _files(vae)
     data = read_bytes(weights, CheckpointError, WEIGHTS_BYTES)
     if sha256 is not None:
-        found = hashlib.sha256(data).hexdigest()
+        found = sha256_of(data)
         if found != sha256:
             raise CheckpointError(
                 f"{weights}: not the VAE that the model was trained with; its SHA-256 is {found}, not {sha256}"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..codecs.codec import Codec
 from ..diffusion.noise import Noise
+from ..models.tensors import digest_of
 
 __all__ = ["ArrayData", "ShardedData", "WeightedData"]
 
@@ -41,6 +42,10 @@ class ArrayData:
         """The samples at ``indices``, float32; 8-bit values x become x / 127.5 - 1."""
         rows = self.array[indices]
         return rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows.float()
+
+    def digest(self) -> str:
+        """The SHA-256 of all samples."""
+        return digest_of({"samples": self.array})
 
     def equals(self, other: ArrayData) -> bool:
         """Whether both hold the same samples in the same order: two splits of a set that has none do."""
@@ -85,6 +90,10 @@ class ShardedData:
             here = (indices < end) & (indices >= end - len(shard))
             rows[here] = shard[indices[here] - (end - len(shard))]
         return rows
+
+    def digest(self) -> str:
+        """The SHA-256 of all samples."""
+        return digest_of({str(i): shard.array for i, shard in enumerate(self.shards)})
 
     def root_mean_square(self) -> float:
         """The root mean square about zero over all samples and coordinates: σ_d."""

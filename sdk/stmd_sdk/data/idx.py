@@ -33,7 +33,8 @@ def idx_file(folder: Path, split: str, kind: Kind = "images") -> Path | None:
     found = {
         name: path
         for (kind_of, name), stem in STEMS.items()
-        for path in (folder / f"{stem}.gz", folder / stem)
+        for known in (stem, stem.replace("-idx", ".idx"))  # as some archives name them
+        for path in (folder / f"{known}.gz", folder / known)
         if kind_of == kind and path.is_file()
     }
     if found and split not in found:

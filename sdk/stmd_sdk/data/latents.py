@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,23 +10,24 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import UInt8
-from safetensors.torch import save_file
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ..checks import check_integer
 from ..codecs.codec import ROWS, LatentCodec
 from ..codecs.vae import weights_file
-from ..config import read_config
+from ..config import read_config, read_json
 from ..diffusion.noise import Noise
-from ..errors import DataError, InvalidArgumentError
-from ..files import written_whole
-from ..models.checkpoint import read_tensors
+from ..errors import CheckpointError, DataError, InvalidArgumentError
+from ..files import is_file, read_bytes, sha256_of_file, written_whole
+from ..locks import locked
+from ..models.tensors import read_tensors, write_tensors
 from .arrays import ArrayData, ShardedData
 from .pictures import stream_pictures
 
 __all__ = ["INDEX", "LatentIndex", "cache_latents", "load_latents"]
 
-INDEX = "latents.json"
+INDEX, INDEX_BYTES = "latents.json", 2**20
 SPLITS = "train", "test"
 
 
@@ -44,6 +44,12 @@ class LatentIndex:
     codec: LatentCodec
     count: int | None = None
 
+    def __post_init__(self) -> None:
+        check_integer("shard_size", self.shard_size, 1)
+        check_integer("size", self.size, 1)
+        if self.count is not None:
+            check_integer("count", self.count, 1)
+
 
 def load_latents(folder: Path) -> ShardedData:
     """The latents of a finished folder, memory-mapped; raises :class:`DataError` for an unfinished or damaged one."""
@@ -52,8 +58,7 @@ def load_latents(folder: Path) -> ShardedData:
         raise DataError(f"{folder}: its latents are not all cached yet; run the same stmd-cache-latents again")
     shards: list[ArrayData] = []
     for i in range(-(-index.count // index.shard_size)):
-        tensors, _ = read_tensors(_shard(folder, i))
-        shards.append(ArrayData(folder.name, tensors["latents"], index.codec))
+        shards.append(ArrayData(folder.name, _read_shard(_shard(folder, i)), index.codec))
     data = ShardedData(folder.name, tuple(shards))
     if len(data) != index.count:
         raise DataError(f"{folder}: damaged, its index says {index.count} latents and its shards hold {len(data)}")
@@ -82,24 +87,25 @@ def cache_latents(
         raise InvalidArgumentError(f"split must be 'train' or 'test', got {split!r}")
     if size % codec.factor or size < codec.factor:
         raise InvalidArgumentError(f"size: must be a multiple of the VAE's factor {codec.factor}, got {size}")
-    with weights_file(codec.vae).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of_file(weights_file(codec.vae))
     if codec.sha256 not in (None, digest):
         raise DataError(f"{codec.vae}: its weights have the SHA-256 {digest}, not {codec.sha256}")
     index = LatentIndex(source, split, size, seed, shard_size, replace(codec, sha256=digest))
-    done = _resume(folder, index)
-    if done is None:
-        return _count(folder)
-    pictures = stream_pictures(source, size, split=split, first=done * shard_size)
-    total, shard = done * shard_size, done
-    while batch := list(islice(pictures, shard_size)):
-        latents = _encode(index, torch.stack(batch), total, device or torch.device("cpu"), report)
-        with written_whole(_shard(folder, shard)) as path:
-            save_file({"latents": latents}, path)
-        total, shard = total + len(batch), shard + 1
-    if total == 0:
-        raise DataError(f"{source}: has no pictures in its {split} split")
-    _write_index(folder, replace(index, count=total))
+    with locked(folder / INDEX, folder):
+        done = _resume(folder, index)
+        if done is None:
+            return _read_index(folder).count or 0
+        pictures = stream_pictures(source, size, split=split, first=done * shard_size)
+        total, shard = done * shard_size, done
+        while batch := list(islice(pictures, shard_size)):
+            latents = _encode(index, torch.stack(batch), total, device or torch.device("cpu"), report)
+            if shard == 0:  # not before there is something to say of: a mistyped source leaves nothing
+                _write_index(folder, index)
+            write_tensors(_shard(folder, shard), {"latents": latents}, {})
+            total, shard = total + len(batch), shard + 1
+        if total == 0:
+            raise DataError(f"{source}: has no pictures in its {split} split")
+        _write_index(folder, replace(index, count=total))
     return total
 
 
@@ -122,11 +128,10 @@ def _encode(
 
 
 def _resume(folder: Path, index: LatentIndex) -> int | None:
-    """How many shards are done already; None if all are."""
-    if not (folder / INDEX).exists():
-        if folder.exists() and any(folder.iterdir()):
+    """How many whole shards are done already; None if all pictures are."""
+    if not is_file(folder / INDEX, DataError):
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
             raise DataError(f"{folder}: is not empty and holds no latents; give an empty or a new folder")
-        _write_index(folder, index)
         return 0
     found = _read_index(folder)
     old, new = asdict(replace(found, count=None)), asdict(index)
@@ -136,13 +141,20 @@ def _resume(folder: Path, index: LatentIndex) -> int | None:
     if found.count is not None:
         return None
     done = 0
-    while _shard(folder, done).exists():
+    while is_file(_shard(folder, done), DataError) and len(_read_shard(_shard(folder, done))) == index.shard_size:
         done += 1
-    return done
+    return done  # a shard that is not full is the last one, and made anew
 
 
-def _count(folder: Path) -> int:
-    return _read_index(folder).count or 0
+def _read_shard(path: Path) -> Float[Tensor, "n c h w"]:
+    """The latents of a shard: finite numbers."""
+    try:
+        latents = read_tensors(path)[0]["latents"]
+    except (CheckpointError, KeyError) as error:
+        raise DataError(f"{path}: damaged, not a shard of latents ({error}); remove it and cache again") from error
+    if latents.ndim != 4 or len(latents) == 0 or not bool(torch.stack(torch.aminmax(latents)).isfinite().all()):
+        raise DataError(f"{path}: damaged, its latents are not finite numbers [n, c, h, w]; remove it and cache again")
+    return latents
 
 
 def _shard(folder: Path, i: int) -> Path:
@@ -155,8 +167,9 @@ def _write_index(folder: Path, index: LatentIndex) -> None:
 
 
 def _read_index(folder: Path) -> LatentIndex:
+    source = f"{folder / INDEX}: cannot be read as the index of a folder of latents"
+    values: Any = read_json(read_bytes(folder / INDEX, DataError, INDEX_BYTES), source, DataError)
     try:
-        values: Any = json.loads((folder / INDEX).read_text())
         return read_config(LatentIndex, values)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / INDEX}: cannot be read as the index of a folder of latents ({error})") from error
+    except InvalidArgumentError as error:
+        raise DataError(f"{source} ({error})") from error

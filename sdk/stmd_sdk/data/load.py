@@ -12,24 +12,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..codecs.codec import PixelCodec, VectorCodec
-from ..errors import DataError, InvalidArgumentError, requires_extra
+from ..errors import DataError, InvalidArgumentError
+from ..files import bundled_name
 from ..mixtures.law import MIXTURES, GaussianMixture, mixture
 from .arrays import ArrayData, ShardedData
 from .cifar import cifar_files, read_cifar
+from .hugging_face import open_column
 from .idx import idx_file, read_idx
 from .latents import INDEX, load_latents
 from .npz import npz_file, read_npz
-from .pictures import SUFFIXES
+from .pictures import as_seen, check_range, open_picture, picture_paths
 
 __all__ = ["ArrayData", "ShardedData", "load_data"]
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SPLITS = "train", "test"
 HELD_OUT_DIGITS = 297
+TRAIN_IMAGES = "train-images-idx3-ubyte[.gz]"
+ROUNDING = 1e-6  # of floats that were computed to lie in [-1, 1]
 SOURCES = {  # the recipes' own names: where the data come from
     "mnist": "Put MNIST's four .gz files (https://yann.lecun.com/exdb/mnist, or torchvision's mirror "
     "https://ossci-datasets.s3.amazonaws.com/mnist/) into a folder, and give it with --data",
@@ -54,9 +58,13 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     - an IDX file of images, gzipped or not.
     - an .npz file: its array ``images``, else ``x``, else its only array. 8-bit images [n, h, w] or
       [n, h, w, c], float images [n, c, h, w] in [-1, 1], or float vectors [n, d].
-    - a folder of PNG, JPEG or WebP images of one size, in the order of their names.
-    - ``"hf:ID"`` or ``"hf:ID:column"``: a data set that the package ``datasets`` can load, and its column of
-      images (the first one by default).
+    - a folder of PNG, JPEG, WebP, BMP, TIFF or GIF images of one size, in the order of their names; or of folders of
+      them: ``train`` and ``test``, or one a class, whose labels are not read.
+    - ``"hf:ID[#CONFIG][:column]"``: a data set that the package ``datasets`` can load, and its column of images (the
+      first one by default).
+
+    A bundled name that is a file or folder here too is refused: ``./digits`` is the folder, ``bundled:digits`` the
+    bundled data.
 
     ``split`` is "train" or "test". A single file, a folder of images and a mixture are one set each, which is
     what its name says whichever split is asked for. Raises :class:`DataError` for data that are absent or
@@ -64,10 +72,9 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     """
     if split not in SPLITS:
         raise InvalidArgumentError(f"split must be 'train' or 'test', got {split!r}")
-    if source in MIXTURES:
-        return mixture(str(source))
-    if source == "digits":
-        return _digits(split)
+    name = bundled_name(source, ("digits", *MIXTURES), DataError)
+    if name is not None:
+        return _digits(split) if name == "digits" else mixture(name)
     if isinstance(source, str) and source.startswith("hf:"):
         return _hugging_face(source, split)
     path = Path(source)
@@ -90,11 +97,12 @@ def _folder(path: Path, split: str) -> ArrayData | ShardedData:
         return _images(path.name, read_cifar(files)[0])
     if (npz := npz_file(path, split)) is not None:
         return _npz(npz)
-    return _images(path.name, read_folder(path))
+    return _images(path.name, read_folder(path, split))
 
 
 def _images(name: str, pixels: UInt8[np.ndarray, "n h w *c"]) -> ArrayData:
     """8-bit images, channels last or without channels, as a data set."""
+    check_range(name, pixels)
     channels_last = pixels[..., None] if pixels.ndim == 3 else pixels
     array = np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2))
     return ArrayData(name, torch.from_numpy(array), PixelCodec())
@@ -138,32 +146,26 @@ def _floats(path: Path, array: Tensor) -> ArrayData:
     if array.shape[3] in (1, 3) and array.shape[1] > 4:
         raise DataError(f"{path}: float images are channels first, [n, c, h, w], got shape {list(array.shape)}")
     low, high = float(array.min()), float(array.max())
-    if low < -1 or high > 1:
-        raise DataError(f"{path}: float images lie in [-1, 1], got values from {low:g} to {high:g}")
+    if low < -1 - ROUNDING or high > 1 + ROUNDING:
+        raise DataError(f"{path}: float images lie in [-1, 1], got values from {low:.9g} to {high:.9g}")
     if low >= 0 and high > 0:
         raise DataError(f"{path}: float images lie in [-1, 1], none of these is negative; map x in [0, 1] to 2 x - 1")
-    return ArrayData(path.name, array, PixelCodec())
+    return ArrayData(path.name, array.clamp(-1, 1), PixelCodec())
 
 
-def read_folder(folder: Path) -> UInt8[np.ndarray, "n h w *c"]:
-    """Read the images of a folder, sorted by name."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+def read_folder(folder: Path, split: str) -> UInt8[np.ndarray, "n h w *c"]:
+    """Read the images of a folder, in the order of :func:`picture_paths`."""
+    paths = picture_paths(folder, split)
     if not paths:
-        raise DataError(f"{folder}: holds no MNIST IDX files and no images ({', '.join(SUFFIXES)})")
-    return _stack(((str(path), lambda path=path: Image.open(path)) for path in paths), len(paths))
+        raise DataError(f"{folder}: holds no images, nor MNIST's IDX files ({TRAIN_IMAGES} and its like)")
+    return _stack(((str(path), lambda path=path: open_picture(path)) for path in paths), len(paths))
 
 
 def _stack(images: Iterable[tuple[str, Callable[[], Image.Image]]], n: int) -> UInt8[np.ndarray, "n h w *c"]:
-    """Decode ``n`` images, given as (name, function that opens it), all of the first one's shape."""
+    """``n`` pictures, given as (name, function that opens it), all of the first one's shape: grey or RGB."""
     array = np.empty(0, np.uint8)
     for i, (name, open_image) in enumerate(images):
-        try:
-            with open_image() as image:
-                pixels = _pixels(name, image)
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{name}: cannot be read as an image ({error})") from error
+        pixels = np.asarray(open_image())
         if i == 0:
             array = np.empty((n, *pixels.shape), np.uint8)
         if pixels.shape != array.shape[1:]:
@@ -175,26 +177,8 @@ def _stack(images: Iterable[tuple[str, Callable[[], Image.Image]]], n: int) -> U
     return array
 
 
-def _pixels(name: str, image: Image.Image) -> UInt8[np.ndarray, "h w *c"]:
-    """The pixels of one 8-bit image: grey [h, w] or RGB [h, w, 3]."""
-    if image.mode not in ("1", "L", "P", "RGB"):
-        raise DataError(f"{name}: must be an 8-bit grey or RGB image without transparency, is of mode {image.mode}")
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-
-
 def _hugging_face(source: str, split: str) -> ArrayData:
     """A column of images of a data set that ``datasets`` loads."""
-    with requires_extra("datasets"):
-        import datasets  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-        from datasets.exceptions import DatasetsError  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-    identifier, _, column = source.removeprefix("hf:").partition(":")
-    try:
-        rows = datasets.load_dataset(identifier, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
-        raise DataError(f"{source}: cannot load its {split} split ({error})") from error
-    pictures = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    if (column and column not in pictures) or not pictures:
-        raise DataError(f"{source}: has no column of images {column}; it has {', '.join(pictures) or 'none'}")
-    column = column or pictures[0]
-    named = ((f"{source}, row {i}", lambda i=i: rows[i][column]) for i in range(len(rows)))
-    return _images(identifier, _stack(named, len(rows)))
+    n, rows = open_column(source, split)
+    opened = ((name, lambda name=name, opening=opening: as_seen(name, opening)) for name, opening in rows)
+    return _images(source, _stack(opened, n or 0))

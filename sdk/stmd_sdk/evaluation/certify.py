@@ -12,7 +12,7 @@ from ..data.arrays import ArrayData, ShardedData
 from ..data.load import load_data
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..errors import InvalidArgumentError, OutputError
+from ..errors import DataError, InvalidArgumentError, OutputError
 from ..files import check_writable
 from ..mixtures.law import GaussianMixture
 from ..sampler import Sampler
@@ -50,7 +50,13 @@ def certify_model(
         check_integer("pairs", pairs, 1)
     sampler = Sampler.from_pretrained(model)
     trained_on = str(sampler.spec.training.get("data", sampler.spec.name))
-    source = load_data(trained_on if data is None else data, split="test")
+    try:
+        source = load_data(trained_on if data is None else data, split="test")
+    except DataError as error:
+        if data is not None:
+            raise
+        where = f"{error}. The model was trained on {trained_on}: say where held-out data lie with --data"
+        raise DataError(where) from error
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress)
     elif isinstance(source, ShardedData):
@@ -70,6 +76,10 @@ def _against_mixture(
     sampler: Sampler, mixture: GaussianMixture, pairs: int | None, mean_flow_steps: int, seed: int, progress: bool
 ) -> tuple[Report, Clouds]:
     _same_shape(sampler, mixture.name, mixture.shape)
+    if sampler.spec.codec != mixture.codec:
+        raise InvalidArgumentError(
+            f"{sampler.spec.name} standardises its data, and {mixture.name} is not: certify it on held-out data"
+        )
     schedule, n = sampler.spec.schedule, PAIRS if pairs is None else pairs
     posterior = _posterior(sampler, mean_flow_steps)
     certificate = kernel_certificate(posterior, mixture, schedule, seed=seed, pairs=n, progress=progress)

@@ -16,7 +16,8 @@ from ..checks import check_integer
 from ..config import read_config, read_json
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import is_file, refuse_pointer
-from ..models.checkpoint import checked_weights, read_tensors
+from ..models.checkpoint import checked_weights
+from ..models.tensors import read_tensors
 
 __all__ = ["BUNDLED_CLASSIFIERS", "Classifier", "ClassifierFacts", "Features", "load_classifier", "load_features"]
 

@@ -41,11 +41,16 @@ SOLVER_STEPS = 64
 def evaluate(
     log_likelihood: LogLikelihood, x: Float[Tensor, "b *d"], what: str = "log-likelihood or reward"
 ) -> Float[Tensor, " b"]:
-    """One number a sample, checked: of shape [b], never NaN and never +inf; ``what`` names it in errors."""
-    values = log_likelihood(x)
+    """One number a sample, checked: of shape [b], never NaN and never +inf; ``what`` names it in errors.
+
+    The function gets a copy, so that one which works in place changes no samples.
+    """
+    values = log_likelihood(x.clone())
     if not isinstance(values, Tensor) or values.shape != (len(x),):
         got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InvalidArgumentError(f"the {what} must be one number a sample, a tensor [{len(x)}], got {got}")
+    if values.dtype == torch.bool or values.is_complex():
+        raise InvalidArgumentError(f"the {what} must be real numbers, got {values.dtype}")
     if bool((values.isnan() | (values == torch.inf)).any()):
         bad = int((values.isnan() | (values == torch.inf)).sum())
         raise InferenceError(f"the {what} is NaN or +inf for {bad} of {len(x)} samples")

@@ -16,7 +16,15 @@ from .linear import (
 from .masks import box_mask, half_mask, latent_mask, random_mask, strokes_mask
 from .measurement import GaussianNoise, Measurement, NoiseModel, PoissonNoise
 from .nonlinear import Clip, Jpeg, PhaseRetrieval
-from .protocol import AbstractLinearOperator, LinearOperator, Operator, check_linear, check_measurement, check_reachable
+from .protocol import (
+    AbstractLinearOperator,
+    LinearOperator,
+    Operator,
+    check_linear,
+    check_measurement,
+    check_reachable,
+    check_scale,
+)
 
 __all__ = [
     "AbstractLinearOperator",
@@ -41,6 +49,7 @@ __all__ = [
     "check_linear",
     "check_measurement",
     "check_reachable",
+    "check_scale",
     "gaussian_projections",
     "half_mask",
     "latent_mask",

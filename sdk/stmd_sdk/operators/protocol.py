@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,8 +20,10 @@ __all__ = [
     "check_linear",
     "check_measurement",
     "check_reachable",
+    "check_scale",
 ]
 
+POWER_STEPS = 20
 ADJOINT_TOLERANCE = 1e-4  # relative; float32 sums of an image lose some 1e-6
 
 
@@ -116,6 +119,8 @@ def check_measurement(operator: Any, y: Any, shape: tuple[int, ...], device: tor
             f"y must be one measurement of shape {list(clean.shape[1:])}, got {list(y.shape)}; "
             "condition on one measurement at a time"
         )
+    if y.is_complex() or clean.is_complex():
+        raise InvalidArgumentError("measurements must be real numbers: give real and imaginary parts as two of them")
     if not bool(y.isfinite().all()):
         raise InvalidArgumentError("y has values that are not finite")
     return y.to(device, torch.float32)
@@ -137,4 +142,24 @@ def check_reachable(operator: LinearOperator, y: Float[Tensor, "1 *m"], bound: f
         raise InvalidArgumentError(
             f"y is out of range: samples lie in [{-bound:g}, {bound:g}], but the smallest with this measurement has "
             f"a root mean square of {size:.3g}; scale images to [-1, 1]"
+        )
+
+
+def check_scale(
+    operator: LinearOperator, y: Float[Tensor, "1 *m"], shape: tuple[int, ...], bound: float, sigma: float
+) -> None:
+    """Raise where y = A x + N(0, sigma² I) is longer than that of any x of ``shape`` with values in [-bound, bound].
+
+    ‖y‖ ≤ ‖A‖ ‖x‖ + ‖noise‖, where ‖x‖ ≤ bound √d and ‖noise‖ is at most sigma (√m + 6) but for one in 10⁸; ‖A‖ by the
+    power method, with a tenth to spare.
+    """
+    x = Noise.of(0, 1, device=y.device).normal(*shape)
+    for _ in range(POWER_STEPS):
+        x = operator.A_adjoint(operator.A(x / x.norm().clamp(min=1e-30)))
+    gain = 1.1 * float(x.norm().sqrt())
+    longest = gain * bound * math.prod(shape) ** 0.5 + sigma * (y.numel() ** 0.5 + 6)
+    if float(y.norm()) > longest:
+        raise InvalidArgumentError(
+            f"y is out of range: samples lie in [{-bound:g}, {bound:g}], whose measurements are at most {longest:.3g} "
+            f"long with noise of {sigma:g}, and y is {float(y.norm()):.3g}; scale images to [-1, 1]"
         )

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import stmd_sdk
 from stmd_sdk import ModelSpec, Sampler, grid
 from stmd_sdk.cli.app import app
+from stmd_sdk.cli.drawer import named
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import STMD
@@ -143,3 +144,20 @@ def test_a_model_that_is_replaced_while_it_loads_is_not_recorded(vector_model, t
     assert result.exit_code == 2
     assert "was replaced while it was loaded" in " ".join(result.output.split())
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_files_are_called_by_the_run_where_every_run_has_a_model():
+    for model, name in {
+        "mnist": "mnist",
+        "bundled:mnist": "mnist",
+        "runs/a/model.safetensors": "a",
+        "b/model.onnx": "b",
+        "nets/fine.safetensors": "fine",
+    }.items():
+        assert named(model) == name
+
+
+def test_a_picture_of_more_samples_than_memory_holds_is_refused(image_model, tmp_path):
+    result = run("sample", "-m", image_model, "-n", 10**8, "-o", tmp_path / "x.png")
+    assert result.exit_code == 2
+    assert "name an .npz or a folder" in result.output.replace("\n", " ")

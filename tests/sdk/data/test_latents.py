@@ -15,6 +15,7 @@ from stmd_sdk.data.load import load_data
 from stmd_sdk.data.pictures import stream_pictures
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import DataError, InvalidArgumentError
+from stmd_sdk.models.tensors import write_tensors
 
 COLOUR = np.random.default_rng(1).integers(0, 256, (11, 16, 16, 3), dtype=np.uint8)
 
@@ -118,7 +119,7 @@ def test_celebas_splits_are_those_of_its_list_and_its_faces_are_cropped_about_th
     assert test.shape == (3, 9, 9)
     assert [int(x[0, 0, 0]) for x in stream_pictures(tmp_path, 18, first=1)] == [1]
     (tmp_path / "img_align_celeba" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"1\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"1\.png: no such file"):
         list(stream_pictures(tmp_path, 18))
 
 
@@ -144,3 +145,50 @@ def test_hugging_face_streams_are_those_of_the_data_set(tmp_path, monkeypatch):
     assert torch.equal(torch.stack(streamed), torch.from_numpy(COLOUR[3:]).permute(0, 3, 1, 2))
     with pytest.raises(DataError, match="no column of images label"):
         next(stream_pictures(f"hf:{tmp_path / 'set'}:label", 16))
+
+
+def test_a_cache_that_was_killed_before_its_count_goes_on(tmp_path, pictures, codec):
+    folder = tmp_path / "latents"
+    for size in (4, 16):  # with a last shard of three of four, and with one shard that is not full
+        cache_latents(str(pictures), folder / str(size), codec, 16, shard_size=size)
+        whole = {path.name: path.read_bytes() for path in (folder / str(size)).iterdir()}
+        index = json.loads((folder / str(size) / "latents.json").read_text())
+        (folder / str(size) / "latents.json").write_text(json.dumps({**index, "count": None}))
+        (folder / str(size) / ".stmd-0123456789abcdef.json").write_text("{")
+        assert cache_latents(str(pictures), folder / str(size), codec, 16, shard_size=size) == 11
+        assert {path.name: path.read_bytes() for path in (folder / str(size)).iterdir()} == whole
+        assert len(load_data(folder / str(size))) == 11
+
+
+def test_a_folder_that_holds_nothing_but_hidden_files_is_empty_and_a_wrong_source_leaves_nothing(
+    tmp_path, pictures, codec
+):
+    folder = tmp_path / "latents"
+    with pytest.raises(DataError, match="no such folder of pictures"):
+        cache_latents(str(tmp_path / "mistyped"), folder, codec, 16)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / ".stmd-0123456789abcdef.json").touch()
+    assert cache_latents(str(pictures), folder, codec, 16) == 11
+    assert sorted(path.name for path in folder.iterdir()) == ["latents-00000.safetensors", "latents.json"]
+
+
+def test_damaged_shards_and_senseless_indices_are_named(tmp_path, pictures, codec):
+    folder = tmp_path / "latents"
+    cache_latents(str(pictures), folder, codec, 16)
+    shard, index = folder / "latents-00000.safetensors", json.loads((folder / "latents.json").read_text())
+    whole = shard.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-5] ^= 4
+    shard.write_bytes(flipped)
+    with pytest.raises(DataError, match=r"latents-00000\.safetensors: damaged"):
+        load_data(folder)
+    for values in ({"others": torch.zeros(11, 4, 8, 8)}, {"latents": torch.full((11, 4, 8, 8), torch.nan)}):
+        write_tensors(shard, values, {})
+        with pytest.raises(DataError, match=r"latents-00000\.safetensors: damaged"):
+            load_data(folder)
+    shard.write_bytes(whole)
+    for key in ("count", "shard_size", "size"):
+        (folder / "latents.json").write_text(json.dumps({**index, key: 0}))
+        with pytest.raises(DataError, match=f"index .*{key}"):
+            load_data(folder)

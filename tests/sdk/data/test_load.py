@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stmd_sdk.data import pictures
 from stmd_sdk.data.load import ArrayData, load_data
 from stmd_sdk.errors import DataError, InvalidArgumentError, MissingExtraError
 from stmd_sdk.mixtures.law import GaussianMixture
@@ -54,6 +56,11 @@ def test_idx_files_and_folders_hold_what_was_written(tmp_path, compress):
     np.testing.assert_array_equal(everything(single), everything(train))
     np.testing.assert_array_equal(everything(test), everything(train)[:2])
     assert train.codec.bound == 1.0
+
+
+def test_idx_files_are_found_as_other_archives_name_them(tmp_path):
+    (tmp_path / "train-images.idx3-ubyte").write_bytes(idx(GREY))
+    np.testing.assert_allclose(everything(load_data(tmp_path)), floats(GREY[..., None]), atol=1e-7)
 
 
 def corrupted(content):
@@ -173,13 +180,13 @@ def test_a_folder_of_grey_images_has_one_channel(tmp_path):
 
 
 def test_unfit_folders_name_the_file(tmp_path):
-    with pytest.raises(DataError, match="holds no MNIST IDX files and no images"):
+    with pytest.raises(DataError, match="holds no images, nor MNIST's IDX files"):
         load_data(tmp_path)
     Image.fromarray(COLOUR[0]).save(tmp_path / "0.png")
     unfit = {
         "1.png": (Image.fromarray(COLOUR[1, :3]), "one size"),
         "2.png": (Image.fromarray(GREY[0]), "one size"),
-        "3.png": (Image.fromarray(COLOUR[0]).convert("RGBA"), "RGBA"),
+        "3.png": (Image.fromarray(np.dstack([COLOUR[0], GREY[0]])), "RGBA"),
         "4.png": (Image.fromarray(GREY[0].astype(np.uint16) * 256), "I;16"),
     }
     for name, (image, message) in unfit.items():
@@ -241,3 +248,118 @@ def test_hugging_face_images_are_those_of_its_data_set(tmp_path, monkeypatch):
         load_data(f"hf:{tmp_path / 'set'}:label")
     with pytest.raises(DataError, match="cannot load"):
         load_data(f"hf:{tmp_path / 'nothing'}")
+
+
+def written(folder, pictures):
+    """A folder with these pictures, by name; others are bytes."""
+    for name, picture in pictures.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture) if isinstance(picture, bytes) else Image.fromarray(picture).save(path)
+    return folder
+
+
+def test_a_picture_is_read_as_it_looks(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: seen turned by a quarter, clockwise
+    Image.fromarray(COLOUR[0]).save(tmp_path / "turned.png", exif=exif)
+    opaque = np.dstack([COLOUR[0], np.full((6, 7), 255, np.uint8)])
+    Image.fromarray(opaque).save(tmp_path / "opaque.png")
+    expected = {"turned.png": np.rot90(COLOUR[0], -1), "opaque.png": COLOUR[0]}
+    for name, pixels in expected.items():
+        read = pictures.read_picture(tmp_path / name, 3)
+        np.testing.assert_allclose(read.numpy(), floats(pixels[None])[0], atol=1e-6)
+        streamed = pictures.open_picture(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(streamed), pixels)
+
+
+def hidden_colour():
+    """A palette image of one colour, which is fully transparent."""
+    picture = Image.new("P", (7, 6), 1)
+    picture.putpalette([0] * 3 + [255, 0, 255] + [0] * 762)
+    packed = io.BytesIO()
+    picture.save(packed, "png", transparency=1)
+    return packed.getvalue()
+
+
+def frames():
+    packed = io.BytesIO()
+    first, *more = (Image.fromarray(grey) for grey in GREY)
+    first.save(packed, "gif", save_all=True, append_images=more)
+    return packed.getvalue()
+
+
+def bomb():
+    packed = io.BytesIO()
+    Image.new("1", (20_000, 20_000), 1).save(packed, "png")
+    return packed.getvalue()
+
+
+def broken_header():
+    packed = io.BytesIO()
+    Image.fromarray(GREY[0]).save(packed, "png")
+    content = bytearray(packed.getvalue())
+    content[11] = 9
+    return bytes(content)
+
+
+MISREAD = {
+    "hidden.png": (hidden_colour, "transparent pixels"),
+    "masked.png": (lambda: np.dstack([COLOUR[0], GREY[0]]), "transparent pixels"),
+    "frames.gif": (frames, "5 frames"),
+    "bomb.png": (bomb, "pixels|limit"),
+    "broken.png": (broken_header, "cannot be read as an image"),
+    "ones.png": (lambda: GREY[0] % 2, "0 and 255"),
+    "kind.ppm": (lambda: GREY[0], r"not read, only \.png"),
+}
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_what_would_be_read_otherwise_than_it_looks_is_refused_by_every_reader(tmp_path, name):
+    make, message = MISREAD[name]
+    written(tmp_path, {name: make()})
+    with pytest.raises(DataError, match=message):
+        load_data(tmp_path)
+    if name != "ones.png":  # a stream does not know the others
+        with pytest.raises(DataError, match=message):
+            list(pictures.stream_pictures(tmp_path, 4))
+    if name != "kind.ppm":
+        with pytest.raises(DataError, match=message):
+            pictures.read_picture(tmp_path / name, 1)
+
+
+def test_other_suffixes_class_folders_and_splits_are_read_and_hidden_files_are_not(tmp_path):
+    kinds = {f"{i}.{suffix}": GREY[i] for i, suffix in enumerate(("png", "bmp", "tif", "TIFF", "png"))}
+    hidden = {f"._{i}.png": b"\0\5\x16\7" for i in range(3)}
+    alone = load_data(written(tmp_path / "kinds", kinds | hidden | {".stmd-0.png": GREY[0]}))
+    np.testing.assert_allclose(everything(alone), floats(GREY[..., None]), atol=1e-6)
+    classes = load_data(written(tmp_path / "classes", {"b/0.png": GREY[2], "a/1.png": GREY[1], "a/0.png": GREY[0]}))
+    np.testing.assert_allclose(everything(classes), floats(GREY[:3, ..., None]), atol=1e-6)
+    folder = written(tmp_path / "splits", {"train/a/0.png": GREY[0], "train/b/0.png": GREY[1], "test/a/0.png": GREY[2]})
+    for split, expected in (("train", GREY[:2]), ("test", GREY[2:3])):
+        np.testing.assert_allclose(everything(load_data(folder, split=split)), floats(expected[..., None]), atol=1e-6)
+    with pytest.raises(DataError, match="has no folder test, only train"):
+        load_data(written(tmp_path / "one", {"train/0.png": GREY[0]}), split="test")
+    with pytest.raises(DataError, match="has pictures, and others in more"):
+        load_data(written(tmp_path / "both", {"0.png": GREY[0], "more/1.png": GREY[1]}))
+
+
+def test_values_of_zero_and_one_are_no_greys_and_a_rounding_beyond_one_is_one(tmp_path):
+    np.savez(tmp_path / "mask.npz", x=GREY % 2)
+    with pytest.raises(DataError, match="0 and 255"):
+        load_data(tmp_path / "mask.npz")
+    np.savez(tmp_path / "rounded.npz", x=np.full((1, 1, 4, 4), np.nextafter(np.float32(-1), np.float32(-2))))
+    assert everything(load_data(tmp_path / "rounded.npz")).min() == -1
+
+
+def test_a_bundled_name_that_lies_here_too_is_in_doubt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("digits")) == len(load_data("bundled:digits")) == 1500
+    written(tmp_path / "digits", {"0.png": GREY[0]})
+    with pytest.raises(DataError, match=r"\./digits or bundled:digits"):
+        load_data("digits")
+    assert len(load_data("./digits")) == 1
+    assert len(load_data("bundled:digits")) == 1500
+    assert isinstance(load_data("bundled:mixture2d"), GaussianMixture)
+    with pytest.raises(DataError, match="nothing of that name is bundled"):
+        load_data("bundled:mnist")

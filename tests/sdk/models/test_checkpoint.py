@@ -2,7 +2,9 @@
 
 import json
 import os
+import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from stmd_sdk import CheckpointError, ModelSpec, OutputError
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
-from stmd_sdk.models import checkpoint
+from stmd_sdk.models import checkpoint, tensors
 from stmd_sdk.models.checkpoint import bundled_models, load_model, read_spec, resolve_model, save_model
 from stmd_sdk.models.objective import DDPM, STMD, MeanFlow
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
@@ -191,11 +193,10 @@ def test_an_interrupted_write_leaves_the_old_model(tmp_path, monkeypatch):
     path, network = _saved(tmp_path)
     old = path.read_bytes()
 
-    def interrupted(tensors, filename, metadata):
-        filename.write_bytes(old[: len(old) // 2])
+    def interrupted(*unused):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_file", interrupted)
+    monkeypatch.setattr(tensors.struct, "pack", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_model(path, SPECS["mlp"], network.state_dict())
     assert path.read_bytes() == old
@@ -280,3 +281,85 @@ def test_what_cannot_be_a_model_is_one_line(tmp_path, name):
     with pytest.raises(CheckpointError) as caught:
         resolve_model(tmp_path / name)
     assert len(str(caught.value)) < 1000
+
+
+def test_equal_tensors_are_equal_bytes_that_the_formats_own_library_reads(tmp_path):
+    values = {
+        "a": torch.randn(3, 2),
+        "b": torch.randn(5).bfloat16(),
+        "c": torch.arange(4),
+        "d": torch.tensor([True]),
+        "e": torch.zeros(0, 3),
+        "f": torch.tensor(2.0),
+    }
+    for name in ("one", "two"):
+        tensors.write_tensors(tmp_path / name, dict(reversed(values.items())), {"x": "1", "y": "ß"})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    for found in (load_file(tmp_path / "one"), tensors.read_tensors(tmp_path / "one")[0]):
+        assert found.keys() == values.keys()
+        assert all(torch.equal(found[key], value) and found[key].dtype == value.dtype for key, value in values.items())
+    assert tensors.read_tensors(tmp_path / "one")[1] == tensors.read_metadata(tmp_path / "one") == {"x": "1", "y": "ß"}
+
+
+def test_no_flipped_bit_is_accepted_with_other_numbers(tmp_path):
+    path, network = _saved(tmp_path)
+    whole, spec = path.read_bytes(), read_spec(path)
+    noise = torch.Generator().manual_seed(1)
+    places = torch.randint(len(whole), (300,), generator=noise).tolist()
+    bits = torch.randint(8, (300,), generator=noise).tolist()
+    for place, bit in zip(places, bits, strict=True):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            found, loaded = load_model(path)
+        except CheckpointError:
+            continue
+        assert found == spec  # as where the bit was in the padding, or made JSON of the same meaning
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_file_without_a_seal_is_read(tmp_path):
+    path, network = _saved(tmp_path)
+    _rewrite(path)
+    assert "stmd_sha256" not in path.read_bytes().decode("latin-1")
+    _, loaded = load_model(path)
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_model_that_is_replaced_while_it_loads_is_the_old_or_the_new_one(tmp_path):
+    """Files with and without a seal, of two sizes: a thread swaps them while they are loaded."""
+    path, stop = tmp_path / "model.safetensors", threading.Event()
+    kinds = []
+    for value, width in ((0.25, 8), (0.5, 16)):
+        spec = replace(SPECS["mlp"], network=MLPConfig(width=width, depth=2), sigma_data=value)
+        state = {name: torch.full_like(tensor, value) for name, tensor in spec.build_network().state_dict().items()}
+        save_file(state, tmp_path / f"{value}", metadata={checkpoint.SPEC_KEY: spec.to_json()})
+        kinds.append(tmp_path / f"{value}")
+
+    def swap():
+        while not stop.is_set():
+            for kind in kinds:
+                (tmp_path / "next").write_bytes(kind.read_bytes())
+                (tmp_path / "next").replace(path)
+
+    path.write_bytes(kinds[0].read_bytes())
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for _ in range(150):
+            spec, network = load_model(path)
+            assert all(bool((tensor == spec.sigma_data).all()) for tensor in network.state_dict().values())
+    finally:
+        stop.set()
+        swapping.join()
+
+
+def test_a_bundled_name_that_is_a_model_here_too_is_in_doubt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # of data
+    assert resolve_model("digits") == resolve_model("bundled:digits")
+    (tmp_path / "digits" / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"\./digits/model\.safetensors or bundled:digits"):
+        resolve_model("digits")
+    assert resolve_model("bundled:digits").name == "digits.safetensors"

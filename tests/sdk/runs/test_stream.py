@@ -20,7 +20,7 @@ from stmd_sdk.errors import InvalidArgumentError, OutputError
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig
-from stmd_sdk.runs import stream
+from stmd_sdk.runs import outputs, stream
 
 FORMS = ["folder", "draws.tar", "draws.npz"]
 
@@ -52,7 +52,7 @@ def content(folder):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_holds_the_samples_and_their_indices(tmp_path, form):
-    output, run = stream.open_output(tmp_path / form, 1), a_run()
+    output, run = outputs.open_output(tmp_path / form, 1), a_run()
     assert stream.stream(drawn(), run, output) == 18
     expected = drawn()(5, 18)
     if form == "draws.npz":
@@ -73,7 +73,7 @@ def test_every_form_holds_the_samples_and_their_indices(tmp_path, form):
 
 def test_images_are_pictures_of_themselves(tmp_path):
     shape = (3, 4, 4)
-    stream.stream(drawn(shape), a_run(shape), stream.open_output(tmp_path / "folder", 1))
+    stream.stream(drawn(shape), a_run(shape), outputs.open_output(tmp_path / "folder", 1))
     images = to_images(drawn(shape)(5, 18))
     for i in range(18):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "folder" / f"{5 + i:010d}.png")), images[i])
@@ -82,8 +82,8 @@ def test_images_are_pictures_of_themselves(tmp_path):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stopped_run_draws_what_is_missing_and_no_more(tmp_path, form):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    stream.stream(drawn(), a_run(), stream.open_output(whole / form, 1))
-    output, starts = stream.open_output(stopped / form, 1), []
+    stream.stream(drawn(), a_run(), outputs.open_output(whole / form, 1))
+    output, starts = outputs.open_output(stopped / form, 1), []
 
     def failing(first, n):
         if first == 13:
@@ -103,7 +103,7 @@ def test_a_stopped_run_draws_what_is_missing_and_no_more(tmp_path, form):
 
 
 def test_the_output_of_another_run_is_refused(tmp_path):
-    output = stream.open_output(tmp_path / "folder", 1)
+    output = outputs.open_output(tmp_path / "folder", 1)
     stream.stream(drawn(), a_run(), output)
     before = content(tmp_path)
     for changes, says in (({"seed": 2}, "seed 1"), ({"model": "other"}, "model m"), ({"n": 19}, "n 18")):
@@ -114,14 +114,14 @@ def test_the_output_of_another_run_is_refused(tmp_path):
         stream.stream(drawn(), a_run(), output)
     assert content(tmp_path) == before
     output.record.unlink()
-    with pytest.raises(OutputError, match="to say of which run"):
+    with pytest.raises(OutputError, match="says of which run"):
         stream.stream(drawn(), a_run(seed=2), output)
 
 
 def test_a_shard_is_encoded_while_the_next_is_drawn(tmp_path, monkeypatch):
     second_is_drawn = threading.Event()
-    output = stream.open_output(tmp_path / "draws.tar", 1)
-    write = stream.TarOutput.write
+    output = outputs.open_output(tmp_path / "draws.tar", 1)
+    write = outputs.TarOutput.write
 
     def waiting(self, number, shard, x):
         assert second_is_drawn.wait(10)
@@ -132,14 +132,28 @@ def test_a_shard_is_encoded_while_the_next_is_drawn(tmp_path, monkeypatch):
             second_is_drawn.set()
         return drawn()(first, n)
 
-    monkeypatch.setattr(stream.TarOutput, "write", waiting)
+    monkeypatch.setattr(outputs.TarOutput, "write", waiting)
     assert stream.stream(draw, a_run(), output) == 18
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "folder" / "0000000009.npy").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"cannot write .*0000000009\.npy"):
-        stream.stream(drawn(), a_run(), stream.open_output(tmp_path / "folder", 1))
+    def draw(first, n):
+        (tmp_path / "folder" / f"{first + 1:010d}.npy").mkdir(parents=True)
+        return drawn()(first, n)
+
+    with pytest.raises(OutputError, match=r"cannot write .*0000000006\.npy"):
+        stream.stream(draw, a_run(), outputs.open_output(tmp_path / "folder", 1))
+
+
+def test_a_folder_of_somebodys_files_is_left_alone_and_one_with_a_dot_is_a_folder(tmp_path):
+    (tmp_path / "exp.v2").mkdir()
+    (tmp_path / "exp.v2" / ".hidden").touch()
+    assert stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "exp.v2", 1)) == 18
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "cat.png").touch()
+    with pytest.raises(OutputError, match="is not empty"):
+        stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "mine", 1))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["cat.png"]
 
 
 def test_shards_of_large_samples_are_small():
@@ -157,19 +171,19 @@ def test_a_senseless_environment_is_refused(monkeypatch, rank, world):
 
 def test_several_processes_need_a_seed_and_a_form_that_they_can_share(tmp_path):
     with pytest.raises(InvalidArgumentError, match="give --seed"):
-        stream.run_seed(stream.open_output(tmp_path / "folder", 2), 2)
+        stream.run_seed(outputs.open_output(tmp_path / "folder", 2), 2)
     with pytest.raises(InvalidArgumentError, match="one process"):
-        stream.open_output(tmp_path / "draws.npz", 2)
+        outputs.open_output(tmp_path / "draws.npz", 2)
 
 
 @pytest.mark.parametrize("form", ["folder", "draws.tar"])
 def test_the_union_of_two_shares_is_the_whole(tmp_path, monkeypatch, form):
-    stream.stream(drawn(), a_run(), stream.open_output(tmp_path / "one" / form, 1))
+    stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "one" / form, 1))
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = []
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
-        shares.append(stream.stream(drawn(), a_run(), stream.open_output(tmp_path / "two" / form, 2)))
+        shares.append(stream.stream(drawn(), a_run(), outputs.open_output(tmp_path / "two" / form, 2)))
     assert shares == [8, 10]
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
@@ -194,3 +208,71 @@ def test_two_processes_of_the_command_write_what_one_writes(tmp_path):
     assert content(tmp_path / "two") == content(tmp_path / "one")
     record = json.loads((tmp_path / "one" / "draws.json").read_text())
     assert (record["seed"], record["n"], record["steps"]) == (3, 18, "4 inference steps x 1 Mean Flow steps")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_runs_into_one_output_never_mix(tmp_path, form):
+    """The second one comes while the first draws its first shard: whatever its seed, it says who is there."""
+
+    def second(seed):
+        with pytest.raises(OutputError, match=rf"is being written by process {os.getpid()} on .* since "):
+            stream.stream(drawn(), a_run(seed=seed), outputs.open_output(tmp_path / form, 1))
+
+    def draw(first, n):
+        if first == 5:
+            second(1)
+            second(2)
+        return drawn()(first, n)
+
+    assert stream.stream(draw, a_run(), outputs.open_output(tmp_path / form, 1)) == 18
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    if form != "draws.npz":  # whose record is gone with its parts
+        with pytest.raises(OutputError, match="of another run"):
+            stream.stream(drawn(), a_run(seed=2), outputs.open_output(tmp_path / form, 1))
+
+
+def test_the_shares_of_two_runs_never_mix(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def draw(first, n):
+        if first == 5:  # of rank 0; meanwhile rank 1 of a run of another seed begins, and ends
+            monkeypatch.setenv("RANK", "1")
+            stream.stream(drawn(), a_run(seed=2), outputs.open_output(tmp_path / "folder", 2))
+        return drawn()(first, n)
+
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(OutputError, match="of another run"):
+        stream.stream(draw, a_run(seed=1), outputs.open_output(tmp_path / "folder", 2))
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(tmp_path):
+    def failing(first, n):
+        raise RuntimeError("no")
+
+    for form in FORMS:
+        with pytest.raises(RuntimeError, match="no"):
+            stream.stream(failing, a_run(), outputs.open_output(tmp_path / "new" / form, 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("record", ["[1, 2]", "7", '{"seed": 1', "[" * 100_000])
+def test_a_record_that_is_none_is_said_to_be(tmp_path, record):
+    (tmp_path / "draws.json").write_text(record)
+    output = outputs.open_output(tmp_path / "draws.tar", 1)
+    for use in (lambda: stream.run_seed(output, 1), lambda: stream.stream(drawn(), a_run(), output)):
+        with pytest.raises(OutputError, match="not the record of a run"):
+            use()
+
+
+def test_a_damaged_part_is_named(tmp_path, monkeypatch):
+    output = outputs.open_output(tmp_path / "draws.npz", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs.NpzOutput, "finish", lambda self, shards: None)
+        stream.stream(drawn(), a_run(), output)
+    part = output.parts / "000002.npy"
+    part.write_bytes(part.read_bytes()[:70])
+    with pytest.raises(OutputError, match=r"000002\.npy: damaged"):
+        stream.stream(drawn(), a_run(), output)
+    part.unlink()
+    assert stream.stream(drawn(), a_run(), output) == 4
+    assert np.array_equal(np.load(tmp_path / "draws.npz")["x"], drawn()(5, 18))
