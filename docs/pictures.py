@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def steps() -> None:
     for column, count in enumerate(counts):
         noise = Noise.of(0, n)
         x = noise.fold(0).normal(2)
-        for k, (t, s) in enumerate(zip(torch.linspace(1, 0, count + 1), torch.linspace(1, 0, count + 1)[1:]), 1):
+        for k, (t, s) in enumerate(pairwise(torch.linspace(1, 0, count + 1)), 1):
             x_0 = data.posterior_mean(x, float(t), schedule)
             x = schedule.bridge(x_0, x, t.expand(n), s.expand(n), noise.fold(2 * k).normal(2))
         plane(axes[0, column], f"the mean, N = {count}", some)

@@ -4,7 +4,7 @@ The folder holds PNG, JPEG or WebP files of one size, 8-bit grey or RGB. Without
 of 16x16 pixels, so that it runs as it is. The recipe changes a bundled one: the shape, the network, the length.
 Interrupt it at any moment and start it again: it goes on where it stopped.
 
-    python examples/train_on_a_folder.py            # some minutes; writes discs/, discs.toml, runs/discs, samples.png
+    python examples/train_on_a_folder.py            # seven minutes of a core; writes samples.png
     python examples/train_on_a_folder.py --steps 20 # to see that it works
 """
 
