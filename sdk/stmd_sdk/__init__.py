@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .models.spec import ModelSpec
     from .sampler import Sampler
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Names are imported when first used: `stmd --help` and the torch-free parts must not wait for PyTorch.
 HOMES = {
