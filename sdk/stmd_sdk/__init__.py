@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .images import grid, to_images
-    from .inference.draws import ChainDraws, SteeredDraws
+    from .inference.draws import ChainDraws, GibbsDraws, SteeredDraws
     from .inference.summary import PosteriorSummary, posterior_summary
     from .models.spec import ModelSpec
     from .sampler import Sampler
@@ -39,6 +39,7 @@ HOMES = {
     "CheckpointError": "errors",
     "DataError": "errors",
     "DeviceError": "errors",
+    "GibbsDraws": "inference.draws",
     "InferenceError": "errors",
     "InferenceWarning": "errors",
     "InvalidArgumentError": "errors",
@@ -64,6 +65,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "GibbsDraws",
     "InferenceError",
     "InferenceWarning",
     "InvalidArgumentError",
