@@ -18,7 +18,7 @@ import torch
 from solvers import dps
 from torch import Tensor
 
-from stmd_sdk import DataError, InferenceError, InferenceWarning, Noise, Sampler
+from stmd_sdk import DataError, GibbsDraws, InferenceError, InferenceWarning, Noise, Sampler
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.loop import time_grid
@@ -106,6 +106,46 @@ def chained_draws(steps: int, moves: int) -> Method:
     return run
 
 
+def gibbs_draws(steps: int) -> Method:
+    """Annealed split Gibbs sampling over ``steps`` levels, draws by themselves."""
+
+    def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
+        parts = [
+            sampler.gibbs(measured, DRAWS, steps=steps, seed=key).samples
+            for key, measured in zip(_keys(seed, problem), _measurements(problem), strict=True)
+        ]
+        return Restored(torch.stack(parts, dim=1), steps, {})
+
+    return run
+
+
+def resampled_draws(particles: int) -> Method:
+    """Split Gibbs sampling with resampling, ``particles`` of them, of which 19 are looked at."""
+
+    def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
+        runs = list[GibbsDraws]()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InferenceWarning)  # the roots are in the notes
+            for i, measured in enumerate(_measurements(problem)):
+                key = Noise.of(seed, particles).fold(100 + i)
+                runs.append(sampler.gibbs(measured, particles, resample=True, seed=key))
+        # Copies of one particle lie side by side: every 13th or so are as good as any.
+        rows = torch.linspace(0, particles - 1, DRAWS).long()
+        notes: Row = {
+            "particles": particles,
+            "levels_median": statistics.median(len(one.levels) for one in runs),
+            "roots_median": statistics.median(one.roots or 0.0 for one in runs),
+        }
+        evaluations = round(statistics.mean(one.evaluations for one in runs))
+        return Restored(torch.stack([one.samples[rows] for one in runs], dim=1), evaluations, notes)
+
+    return run
+
+
+def _measurements(problem: Problem) -> list[Measurement]:
+    return [Measurement(problem.operator, y[None], GaussianNoise(problem.sigma)) for y in problem.y]
+
+
 def dps_draws(steps: int, zeta: float) -> Method:
     """DPS (Chung et al., 2022): ancestral steps of E[x_0 | x_t] less zeta ∇‖y - A E[x_0 | x_t]‖; a gradient each."""
 
@@ -158,6 +198,8 @@ def restoration(
         raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
     x = held_out[torch.arange(digits)]
     methods: dict[str, Method] = {f"condition, N = {n}": conditioned_draws(n) for n in (10, 20)}
+    methods |= {f"gibbs, {n} levels": gibbs_draws(n) for n in (20, 40)}
+    methods |= {f"gibbs, resampled, {n} particles": resampled_draws(n) for n in (64, 256)}
     methods["chain from condition, N = 10 + 40"] = chained_draws(10, 40)
     methods |= {f"DPS, same network, {n} steps": dps_draws(n, zeta) for n in dps_steps}
     rows = list[Row]()

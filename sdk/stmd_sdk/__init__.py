@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .images import grid, to_images
-    from .inference.draws import ChainDraws, SteeredDraws
+    from .inference.draws import ChainDraws, GibbsDraws, SteeredDraws
     from .inference.summary import PosteriorSummary, posterior_summary
     from .models.spec import ModelSpec
     from .sampler import Sampler
@@ -40,6 +40,7 @@ HOMES = {
     "CheckpointError": "errors",
     "DataError": "errors",
     "DeviceError": "errors",
+    "GibbsDraws": "inference.draws",
     "InferenceError": "errors",
     "InferenceWarning": "errors",
     "InvalidArgumentError": "errors",
@@ -65,6 +66,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "GibbsDraws",
     "InferenceError",
     "InferenceWarning",
     "InvalidArgumentError",

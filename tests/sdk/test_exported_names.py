@@ -15,6 +15,7 @@ PUBLIC = {
     "CheckpointError",
     "DataError",
     "DeviceError",
+    "GibbsDraws",
     "InferenceError",
     "InferenceWarning",
     "InvalidArgumentError",

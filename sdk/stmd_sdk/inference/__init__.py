@@ -7,7 +7,8 @@ May import mixtures, operators and all below them. To add a guide: a frozen data
 from __future__ import annotations
 
 from .chain import metropolis
-from .draws import ChainDraws, SteeredDraws
+from .draws import ChainDraws, GibbsDraws, SteeredDraws
+from .gibbs import annealed_gibbs, resampled_gibbs
 from .guidance import (
     Guide,
     LikelihoodGuide,
@@ -21,6 +22,7 @@ from .summary import PosteriorSummary, posterior_summary
 
 __all__ = [
     "ChainDraws",
+    "GibbsDraws",
     "Guide",
     "LikelihoodGuide",
     "LikelihoodPosterior",
@@ -29,7 +31,9 @@ __all__ = [
     "RangeNullGuide",
     "RangeNullPosterior",
     "SteeredDraws",
+    "annealed_gibbs",
     "metropolis",
     "posterior_summary",
+    "resampled_gibbs",
     "steered_sde",
 ]

@@ -16,11 +16,14 @@ from ..diffusion.noise import Noise
 from ..errors import InferenceError, InferenceWarning
 from ..progress import progress_bar
 from .chain import ChainStep
+from .coupling import Coupling, LinearCoupling
 from .diagnostics import LEAST_STEPS, effective_samples, split_r_hat
+from .gibbs import GibbsStep
 from .resampling import effective_roots, systematic
 from .steering import SteeringStep
+from .summary import PosteriorSummary, posterior_summary
 
-__all__ = ["ChainDraws", "SteeredDraws", "run_chains", "run_particles"]
+__all__ = ["ChainDraws", "GibbsDraws", "SteeredDraws", "run_chains", "run_gibbs", "run_particles"]
 
 PROJECTIONS = 8
 MIXED = 1.1  # R̂ above it says that chains disagree
@@ -76,6 +79,31 @@ class SteeredDraws:
         return self.samples[rows]
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class GibbsDraws:
+    """Equally weighted draws of p(x_0 | y) by split Gibbs sampling, each for ``evaluations`` of the network.
+
+    ``levels`` are the couplings ρ of the moves. ``exact``: the last of them is small enough for the posterior itself;
+    else the draws are those of a likelihood with more noise: of deviation ρ s along the gains s > sigma / ρ of a
+    linear operator, of any other likelihood that of x + N(0, ρ² I). Of resampled draws ``ess`` is the effective share
+    at each level before they were resampled, ``roots`` how many of the starts they effectively go back to, and
+    ``log_evidence`` log p(y), off by some √(1/roots); else all three are None.
+    """
+
+    samples: Float[Tensor, "n *d"]
+    levels: tuple[float, ...]
+    evaluations: int
+    exact: bool
+    log_evidence: float | None
+    ess: tuple[float, ...] | None
+    roots: float | None
+
+    def summary(self, *, level: float = 0.9) -> PosteriorSummary:
+        """Mean, deviation and central intervals of probability ``level``."""
+        return posterior_summary(self.samples, level=level)
+
+
 def run_chains(
     chains: Iterator[ChainStep], steps: int, decode: Decode, tempered: bool, progress: bool = False
 ) -> ChainDraws:
@@ -128,6 +156,58 @@ def run_particles(
     roots = effective_roots(last.log_weights, last.roots)
     _warn_of_collapse(roots, n, "particles", "particles or inference steps, or chain, which moves them on")
     return SteeredDraws(decode(last.x_t), last.log_weights, roots, tuple(shares), last.log_evidence)
+
+
+def run_gibbs(
+    walk: Iterator[GibbsStep],
+    coupling: Coupling,
+    steps: int,
+    evaluations: tuple[int, int],
+    decode: Decode,
+    resampled: bool,
+    progress: bool = False,
+    moves: int = 1,
+) -> GibbsDraws:
+    """Take moves down to the last level, ``steps`` at most and ``moves`` of them there, and sum them up.
+
+    ``evaluations`` are those of the start and of each move.
+    """
+    levels, shares = list[float](), list[float]()
+    last: GibbsStep | None = None
+    with progress_bar("gibbs", steps, "level", progress) as advance:
+        for last in islice(walk, steps):
+            advance()
+            levels.append(last.rho)
+            shares.append(last.ess)
+            moves -= last.rho <= coupling.last
+            if resampled and moves == 0:
+                break
+    assert last is not None
+    if last.rho > coupling.last and resampled:
+        raise InferenceError(
+            f"{steps} levels were too few: the coupling reached {last.rho:.3g}, not {coupling.last:.3g}. "
+            "Give more steps"
+        )
+    impossible = int((coupling.log_weight(last.x_0, last.z, last.rho) == -torch.inf).sum())
+    n, samples = len(last.x_0), decode(last.x_0)
+    if impossible == n:
+        raise InferenceError(f"the log-likelihood is -inf for all {n} draws: it forbids everything near the data")
+    if impossible:
+        warnings.warn(f"{impossible} of {n} draws have a log-likelihood of -inf", InferenceWarning, stacklevel=3)
+    if isinstance(coupling, LinearCoupling) and not coupling.exact:
+        noise = coupling.last * coupling.deflation.largest
+        warnings.warn(
+            f"sigma {coupling.deflation.sigma:.3g} is below what the model can tell: the draws are those for noise "
+            f"of deviation up to {noise:.3g}, by a coupling that ends at {coupling.last:.3g}",
+            InferenceWarning,
+            stacklevel=3,
+        )
+    cost = evaluations[0] + evaluations[1] * len(levels)
+    if not resampled:
+        return GibbsDraws(samples, tuple(levels), cost, coupling.exact, None, None, None)
+    roots = effective_roots(torch.zeros(n, device=samples.device), last.roots)
+    _warn_of_collapse(roots, n, "draws", "draws")
+    return GibbsDraws(samples, tuple(levels), cost, coupling.exact, last.log_evidence, tuple(shares), roots)
 
 
 def _warn_of_collapse(roots: float, n: int, what: str, advice: str) -> None:

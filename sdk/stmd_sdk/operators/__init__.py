@@ -6,20 +6,21 @@ from .linear import (
     Blur,
     Grayscale,
     Mask,
-    Matrix,
-    RandomFourier,
     Separable,
     average_pool,
     bicubic,
-    gaussian_projections,
 )
 from .masks import box_mask, half_mask, latent_mask, random_mask, strokes_mask
 from .measurement import GaussianNoise, Measurement, NoiseModel, PoissonNoise
 from .nonlinear import Clip, Jpeg, PhaseRetrieval
+from .projections import Matrix, RandomFourier, gaussian_projections
 from .protocol import (
     AbstractLinearOperator,
     LinearOperator,
     Operator,
+    SpectralOperator,
+    Spectrum,
+    check_adjoint,
     check_linear,
     check_measurement,
     check_reachable,
@@ -43,9 +44,12 @@ __all__ = [
     "PoissonNoise",
     "RandomFourier",
     "Separable",
+    "SpectralOperator",
+    "Spectrum",
     "average_pool",
     "bicubic",
     "box_mask",
+    "check_adjoint",
     "check_linear",
     "check_measurement",
     "check_reachable",

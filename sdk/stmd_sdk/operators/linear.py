@@ -1,4 +1,4 @@
-"""Linear operators on images and vectors, each with its adjoint and exact pseudoinverse."""
+"""Linear operators on images, each with its adjoint, its exact pseudoinverse and its singular values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..checks import check_integer
-from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
-from .protocol import AbstractLinearOperator
+from .projections import gains_of, pinv
+from .protocol import AbstractLinearOperator, Spectrum, itself
 
 __all__ = [
     "Blur",
     "Grayscale",
     "Mask",
-    "Matrix",
-    "RandomFourier",
     "Separable",
     "average_pool",
     "bicubic",
-    "gaussian_projections",
 ]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -56,6 +53,10 @@ class Mask(AbstractLinearOperator):
         """m y."""
         return self.mask.to(y) * y
 
+    def spectrum(self, y: Float[Tensor, "1 *d"], /) -> Spectrum:
+        """A Aᵀ y = m y: pixel by pixel."""
+        return Spectrum(self.mask.to(y).expand(y.shape[1:]), itself, itself)
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -68,8 +69,8 @@ class Separable(AbstractLinearOperator):
     pseudo_columns: Float[Tensor, "w q"] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pseudo_rows", _pinv(self.rows))
-        object.__setattr__(self, "pseudo_columns", _pinv(self.columns))
+        object.__setattr__(self, "pseudo_rows", pinv(self.rows))
+        object.__setattr__(self, "pseudo_columns", pinv(self.columns))
 
     def A(self, x: Float[Tensor, "b c h w"], /) -> Float[Tensor, "b c p q"]:
         """R x Cᵀ."""
@@ -82,6 +83,12 @@ class Separable(AbstractLinearOperator):
     def A_dagger(self, y: Float[Tensor, "b c p q"], /) -> Float[Tensor, "b c h w"]:
         """R⁺ y C⁺ᵀ."""
         return self.pseudo_rows.to(y) @ y @ self.pseudo_columns.to(y).T
+
+    def spectrum(self, y: Float[Tensor, "1 c p q"], /) -> Spectrum:
+        """A Aᵀ y = R Rᵀ y C Cᵀ, by the eigenvectors of both."""
+        (a, U), (b, V) = gains_of(self.rows, y), gains_of(self.columns, y)
+        gains = (a[:, None] * b).expand(y.shape[1:])
+        return Spectrum(gains, lambda y: U.T @ y @ V, lambda c: U @ c @ V.T)
 
 
 def average_pool(shape: tuple[int, ...], factor: int) -> Separable:
@@ -161,14 +168,23 @@ class Blur(AbstractLinearOperator):
         passed = transfer != 0
         return self._filter(y, torch.where(passed, 1 / torch.where(passed, transfer, 1), 0))
 
+    def spectrum(self, y: Float[Tensor, "1 c h w"], /) -> Spectrum:
+        """|k̂| in the basis of the Hartley transform: A Aᵀ has the even transfer function |k̂|²."""
+        transfer = torch.fft.fft2(self._placed(y)).abs()
+        gains = torch.where(transfer < CUTOFF, 0, transfer).expand(y.shape[1:])
+        return Spectrum(gains, _hartley, _hartley)
+
     def _transfer(self, x: Tensor) -> Tensor:
-        """The kernel's discrete Fourier transform on the grid of x, its centre at pixel (0, 0)."""
+        """The kernel's discrete Fourier transform on the grid of x, what hardly passes set to zero."""
+        transfer = torch.fft.rfft2(self._placed(x))
+        return torch.where(transfer.abs() < CUTOFF, 0, transfer)
+
+    def _placed(self, x: Tensor) -> Float[Tensor, "h w"]:
+        """The kernel on the grid of x, its centre at pixel (0, 0)."""
         (p, q), (h, w) = self.kernel.shape, x.shape[-2:]
         if p > h or q > w:
             raise InvalidArgumentError(f"the blur's kernel [{p}, {q}] is larger than the image [{h}, {w}]")
-        placed = torch.nn.functional.pad(self.kernel.to(x), (0, w - q, 0, h - p)).roll((-(p // 2), -(q // 2)), (0, 1))
-        transfer = torch.fft.rfft2(placed)
-        return torch.where(transfer.abs() < CUTOFF, 0, transfer)
+        return torch.nn.functional.pad(self.kernel.to(x), (0, w - q, 0, h - p)).roll((-(p // 2), -(q // 2)), (0, 1))
 
     @staticmethod
     def _filter(x: Tensor, transfer: Tensor) -> Tensor:
@@ -193,89 +209,16 @@ class Grayscale(AbstractLinearOperator):
         weights = self._weights(y)
         return weights / weights.square().sum() * y
 
+    def spectrum(self, y: Float[Tensor, "1 1 h w"], /) -> Spectrum:
+        """‖w‖ at every pixel."""
+        return Spectrum(self._weights(y).norm().expand(y.shape[1:]), itself, itself)
+
     @staticmethod
     def _weights(x: Tensor) -> Tensor:
         return x.new_tensor(LUMA)[:, None, None]
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Matrix(AbstractLinearOperator):
-    """y = M x with x of ``shape`` flattened: projections, Gaussian compressed sensing, anything small."""
-
-    matrix: Float[Tensor, "m d"]
-    shape: tuple[int, ...]
-    pseudo: Float[Tensor, "d m"] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if self.matrix.shape[1] != math.prod(self.shape):
-            raise InvalidArgumentError(
-                f"a matrix {list(self.matrix.shape)} does not apply to samples of shape {list(self.shape)}"
-            )
-        object.__setattr__(self, "pseudo", _pinv(self.matrix))
-
-    def A(self, x: Float[Tensor, "b *d"], /) -> Float[Tensor, "b m"]:
-        """M x."""
-        return x.flatten(1) @ self.matrix.to(x).T
-
-    def A_adjoint(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
-        """Mᵀ y."""
-        return (y @ self.matrix.to(y)).reshape(-1, *self.shape)
-
-    def A_dagger(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
-        """M⁺ y."""
-        return (y @ self.pseudo.to(y).T).reshape(-1, *self.shape)
-
-
-def gaussian_projections(shape: tuple[int, ...], count: int, seed: int) -> Matrix:
-    """Compressed sensing: ``count`` random Gaussian rows, each of norm 1."""
-    d = math.prod(shape)
-    rows = Noise.of(seed, check_integer("count", count, 1, d)).normal(d)
-    return Matrix(torch.nn.functional.normalize(rows, dim=1), shape)
-
-
-@final
-@dataclass(frozen=True)
-class RandomFourier(AbstractLinearOperator):
-    """Compressed sensing: ``count`` random coefficients of the orthonormal Hartley transform of ± x.
-
-    The Hartley transform, Re - Im of the Fourier transform, is real, symmetric and its own inverse; random
-    signs before it spread every coefficient over the image. A Aᵀ = I, so that A⁺ = Aᵀ.
-    """
-
-    shape: tuple[int, ...]
-    count: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_integer("count", self.count, 1, math.prod(self.shape))
-
-    def A(self, x: Float[Tensor, "b *d"], /) -> Float[Tensor, "b m"]:
-        """S H D x."""
-        signs, kept = self._pattern(x.device)
-        return _hartley(x.flatten(1) * signs)[:, kept]
-
-    def A_adjoint(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
-        """D H Sᵀ y."""
-        signs, kept = self._pattern(y.device)
-        placed = y.new_zeros(len(y), len(signs)).index_copy(1, kept, y)
-        return (_hartley(placed) * signs).reshape(-1, *self.shape)
-
-    def A_dagger(self, y: Float[Tensor, "b m"], /) -> Float[Tensor, "b *d"]:
-        """Aᵀ y."""
-        return self.A_adjoint(y)
-
-    def _pattern(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The signs of all pixels and the coefficients that are kept."""
-        noise, d = Noise.of(self.seed, 1, device=device), math.prod(self.shape)
-        signs = noise.fold(0).normal(d)[0].sign()
-        return signs, noise.fold(1).uniform(d)[0].argsort()[: self.count]
-
-
-def _hartley(x: Tensor) -> Tensor:
-    f = torch.fft.fft(x, norm="ortho")
+def _hartley(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Re - Im of the orthonormal Fourier transform: real, orthonormal and its own inverse."""
+    f = torch.fft.fft2(x, norm="ortho")
     return f.real - f.imag
-
-
-def _pinv(matrix: Tensor) -> Tensor:
-    return torch.linalg.pinv(matrix.double()).float()

@@ -40,6 +40,10 @@ class GaussianNoise:
         squares = ((y - clean) / self.sigma).square().flatten(1).sum(dim=1)
         return -0.5 * squares - count * math.log(self.sigma * math.sqrt(2 * math.pi))
 
+    def log_densities(self, clean: Float[Tensor, "b *m"], y: Float[Tensor, "1 *m"]) -> Float[Tensor, "b *m"]:
+        """The same, value by value of y."""
+        return -0.5 * ((y - clean) / self.sigma).square() - math.log(self.sigma * math.sqrt(2 * math.pi))
+
     def check(self, y: Float[Tensor, "1 *m"]) -> None:
         """Every finite y is possible."""
 
@@ -67,8 +71,12 @@ class PoissonNoise:
 
     def log_likelihood(self, clean: Float[Tensor, "b *m"], y: Float[Tensor, "1 *m"]) -> Float[Tensor, " b"]:
         """log Poisson(k; rate)."""
+        return self.log_densities(clean, y).flatten(1).sum(dim=1)
+
+    def log_densities(self, clean: Float[Tensor, "b *m"], y: Float[Tensor, "1 *m"]) -> Float[Tensor, "b *m"]:
+        """The same, value by value of y."""
         k, rate = self.peak * (y + 1) / 2, self._rate(clean)
-        return (k * rate.log() - rate - torch.lgamma(k + 1)).flatten(1).sum(dim=1)
+        return k * rate.log() - rate - torch.lgamma(k + 1)
 
     def check(self, y: Float[Tensor, "1 *m"]) -> None:
         """Raise unless y holds counts, which are integers of at least 0."""
@@ -109,9 +117,18 @@ class Measurement:
 
     def __call__(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
         """log p(y | x)."""
+        clean = self._clean(x)
+        return self.noise.log_likelihood(clean, self.y.to(clean))
+
+    def log_densities(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *m"]:
+        """log p(y_i | x) of each value of y: the noise makes them independent given x."""
+        clean = self._clean(x)
+        return self.noise.log_densities(clean, self.y.to(clean))
+
+    def _clean(self, x: Tensor) -> Tensor:
         clean: Any = self.operator.A(x)
         if clean.shape[1:] != self.y.shape[1:]:
             raise InvalidArgumentError(
                 f"the operator measures shape {list(clean.shape[1:])}, y has {list(self.y.shape[1:])}"
             )
-        return self.noise.log_likelihood(clean, self.y.to(clean))
+        return clean

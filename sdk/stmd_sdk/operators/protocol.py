@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,12 +17,17 @@ from ..errors import InvalidArgumentError
 
 __all__ = [
     "AbstractLinearOperator",
+    "AdjointOperator",
     "LinearOperator",
     "Operator",
+    "SpectralOperator",
+    "Spectrum",
+    "check_adjoint",
     "check_linear",
     "check_measurement",
     "check_reachable",
     "check_scale",
+    "itself",
 ]
 
 POWER_STEPS = 20
@@ -37,15 +44,43 @@ class Operator(Protocol):
 
 
 @runtime_checkable
-class LinearOperator(Operator, Protocol):
-    """A linear operator with its adjoint and pseudoinverse: deepinv's ``LinearPhysics`` is one as it is."""
+class AdjointOperator(Operator, Protocol):
+    """A linear operator with its adjoint."""
 
     def A_adjoint(self, y: Any, /) -> Any:
         """Aᵀ y."""
         ...
 
+
+@runtime_checkable
+class LinearOperator(AdjointOperator, Protocol):
+    """A linear operator with its adjoint and pseudoinverse: deepinv's ``LinearPhysics`` is one as it is."""
+
     def A_dagger(self, y: Any, /) -> Any:
         """A⁺ y, the pseudoinverse."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """A Aᵀ = U diag(gains²) Uᵀ, with U an orthonormal basis of the space of measurements.
+
+    ``gains`` are the singular values of A, one a coordinate, zero where nothing is measured; ``coordinates`` is Uᵀ,
+    ``measurement`` is U, both of batches [b, *m].
+    """
+
+    gains: Float[Tensor, "*m"]
+    coordinates: Callable[[Tensor], Tensor]
+    measurement: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class SpectralOperator(AdjointOperator, Protocol):
+    """A linear operator whose singular values and left singular vectors are known."""
+
+    def spectrum(self, y: Any, /) -> Spectrum:
+        """The spectrum on measurements of the shape, type and device of ``y`` [1, *m]."""
         ...
 
 
@@ -64,6 +99,15 @@ class AbstractLinearOperator(ABC):
     def A_dagger(self, y: Float[Tensor, "b *m"], /) -> Float[Tensor, "b *d"]:
         """A⁺ y, with A A⁺ A = A."""
 
+    @abstractmethod
+    def spectrum(self, y: Float[Tensor, "1 *m"], /) -> Spectrum:
+        """The spectrum on measurements like ``y``."""
+
+
+def itself(y: Tensor) -> Tensor:
+    """The basis of an operator that is diagonal as it is."""
+    return y
+
 
 def check_linear(operator: Any, shape: tuple[int, ...], device: torch.device) -> None:
     """Raise unless ``operator`` is linear on samples of ``shape``: ⟨A x, y⟩ = ⟨x, Aᵀ y⟩ and A A⁺ A = A.
@@ -76,6 +120,17 @@ def check_linear(operator: Any, shape: tuple[int, ...], device: torch.device) ->
             f"{type(operator).__name__} has no method {missing[0]}: this needs a linear operator with A, "
             "A_adjoint and A_dagger; for others use a log-likelihood (Measurement, chain, steer)"
         )
+    check_adjoint(operator, shape, device)
+    a_x = operator.A(Noise.of(0, 1, device=device).fold(0).normal(*shape))
+    gap = float((operator.A(operator.A_dagger(a_x)) - a_x).norm() / (a_x.norm() + 1e-12))
+    if not gap <= 1e-2:
+        raise InvalidArgumentError(
+            f"{type(operator).__name__}: A_dagger is no pseudoinverse of A: A A_dagger A differs from A by {gap:.2g}"
+        )
+
+
+def check_adjoint(operator: Any, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise unless ⟨A x, y⟩ = ⟨x, Aᵀ y⟩ on samples of ``shape``: no operator that is not linear passes."""
     noise = Noise.of(0, 1, device=device)
     x = noise.fold(0).normal(*shape)
     a_x = operator.A(x)
@@ -89,11 +144,6 @@ def check_linear(operator: Any, shape: tuple[int, ...], device: torch.device) ->
         raise InvalidArgumentError(
             f"{type(operator).__name__}: A_adjoint is not the adjoint of A: <A x, y> = {left:.6g}, "
             f"<x, A_adjoint y> = {right:.6g}"
-        )
-    gap = float((operator.A(operator.A_dagger(a_x)) - a_x).norm() / (a_x.norm() + 1e-12))
-    if not gap <= 1e-2:
-        raise InvalidArgumentError(
-            f"{type(operator).__name__}: A_dagger is no pseudoinverse of A: A A_dagger A differs from A by {gap:.2g}"
         )
 
 

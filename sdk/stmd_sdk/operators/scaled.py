@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..codecs.codec import Codec, VectorCodec
 from ..errors import InvalidArgumentError
-from .linear import Matrix
+from .projections import Matrix
 from .protocol import LinearOperator
 
 __all__ = ["through_codec"]
