@@ -36,7 +36,7 @@ def main() -> None:
     n = 16 * options.rows
     noise = np.random.default_rng(0).standard_normal((draws, n, *shape), np.float32)
     started = time.perf_counter()
-    (samples,) = session.run(["samples"], {"noise": noise})
+    samples = np.asarray(session.run(["samples"], {"noise": noise})[0])
     print(f"{n} samples {list(samples.shape[1:])} in {time.perf_counter() - started:.2f} s")
     print(f"between {samples.min():.2f} and {samples.max():.2f}; PyTorch imported: {'torch' in sys.modules}")
 
