@@ -133,11 +133,11 @@ def read_image(path: Path, channels: int, size: tuple[int, int] | None = None) -
     check_regular(path, DataError)
     try:
         with Image.open(path) as file:
+            if file.mode[0] in "IF":
+                raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
             if size not in (None, file.size):  # before a few bytes inflate to gigabytes
                 (width, height), (wide, tall) = file.size, size
                 raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
-            if file.mode[0] in "IF":
-                raise DataError(f"{path}: has more than 8 bits a pixel (mode {file.mode}); save it with 8")
             pixels = np.asarray(file.convert("L" if channels == 1 else "RGB"), np.float32)
     except DataError:
         raise
