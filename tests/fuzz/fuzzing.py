@@ -378,59 +378,62 @@ def _outcome(kind: Kind, whole: object) -> str:
     return "accepted" if read == whole else "accepted with other numbers"
 
 
-def _child(name: str, folder: Path, first: int, count: int) -> None:
-    """Try mutations ``first`` to ``count`` - 1; a line each, before and after, for whoever watches."""
+def _child(names: list[str], folder: Path, first: int, count: int) -> None:
+    """Try mutations of each kind, of the first from number ``first`` on, with a line before and one after each."""
     import warnings
 
     import torch
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    kind = KINDS[name](folder)
-    whole = kind.read()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + BYTES,) * 2)
-    for i in range(first, count):
-        draw = random.Random(f"{name} {i}")
-        path = draw.choice(kind.damaged)
-        content = path.read_bytes()
-        path.write_bytes(mutated(content, draw))
-        print(f"{i}", flush=True)
-        signal.alarm(SECONDS)  # whose default ends the process, whatever it is in
-        outcome = _outcome(kind, whole)
-        signal.alarm(0)
-        print(outcome.replace("\n", " "), flush=True)
-        path.write_bytes(content)
+    for name in names:
+        (folder / name).mkdir()
+        kind = KINDS[name](folder / name)
+        whole = kind.read()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        for i in range(first if name == names[0] else 0, count):
+            draw = random.Random(f"{name} {i}")
+            path = draw.choice(kind.damaged)
+            content = path.read_bytes()
+            path.write_bytes(mutated(content, draw))
+            print(f"{name} {i}", flush=True)
+            signal.alarm(SECONDS)  # whose default ends the process, whatever it is in
+            outcome = _outcome(kind, whole)
+            signal.alarm(0)
+            print(outcome, flush=True)
+            path.write_bytes(content)
 
 
-def fuzz(name: str, count: int) -> Counter[str]:
-    """How ``count`` mutations of a kind ended."""
-    outcomes, first = Counter[str](), 0
-    while first < count:
+def fuzz(names: list[str], count: int) -> dict[str, Counter[str]]:
+    """How ``count`` mutations of each kind ended. One process tries them; another goes on behind what ends it."""
+    outcomes, waiting, first = {name: Counter[str]() for name in names}, list(names), 0
+    while waiting:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, "--child", name, folder, str(first), str(count)]
+            command = [sys.executable, __file__, "--child", ",".join(waiting), folder, str(first), str(count)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
-        numbers, ends = lines[::2], lines[1::2]
-        outcomes.update(ends)
+        for tried, outcome in zip(lines[::2], lines[1::2], strict=False):
+            outcomes[tried.split()[0]][outcome] += 1
         if done.returncode == 0:
             break
-        if not numbers:
-            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-        how = "hang" if done.returncode == -signal.SIGALRM else f"crash {done.returncode}: {done.stderr[-200:]}"
-        outcomes[f"{how} at {numbers[-1]}"] += 1
-        first = int(numbers[-1]) + 1
+        if len(lines) % 2 == 0:  # it ended between two mutations: by itself
+            raise RuntimeError(done.stderr[-2000:])
+        name, number = lines[-1].split()
+        how = "hang" if done.returncode == -signal.SIGALRM else f"crash {done.returncode}"
+        outcomes[name][f"{how} at {number}"] += 1
+        waiting, first = waiting[waiting.index(name) :], int(number) + 1
     return outcomes
 
 
 def main() -> None:
     """Fuzz the kinds that are named, or all."""
     if sys.argv[1:2] == ["--child"]:
-        name, folder, first, count = sys.argv[2:]
-        _child(name, Path(folder), int(first), int(count))
+        names, folder, first, count = sys.argv[2:]
+        _child(names.split(","), Path(folder), int(first), int(count))
         return
     for name in sys.argv[2:] or KINDS:
-        print(json.dumps({"kind": name, **fuzz(name, int(sys.argv[1]))}), flush=True)
+        print(json.dumps({"kind": name, **fuzz([name], int(sys.argv[1]))[name]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,22 @@ sys.path.append(str(Path(__file__).parent))
 from fuzzing import Kind, _outcome, fuzz, mutated
 
 COUNT = int(os.environ.get("STMD_FUZZ", "25"))
+# The other kinds (state, latents, idx, npz, picture, log) are left out until their readers are mended.
 # Kinds whose content carries a digest: what is read is what was written, to the last bit.
 SEALED = ("onnx", "engine")
 OTHERS = ("checkpoint", "classifier", "recipe", "vae")
 
 
+@pytest.fixture(scope="module")
+def outcomes_of():
+    """Of all kinds, by one process: most of a short run is its imports."""
+    return fuzz([*SEALED, *OTHERS], COUNT)
+
+
 @pytest.mark.parametrize("kind", [*SEALED, *OTHERS])
-def test_a_damaged_file_is_refused_in_one_line_or_read(kind):
+def test_a_damaged_file_is_refused_in_one_line_or_read(kind, outcomes_of):
     allowed = {"refused", "accepted"} | ({"accepted with other numbers"} if kind in OTHERS else set())
-    outcomes = fuzz(kind, COUNT)
+    outcomes = outcomes_of[kind]
     assert outcomes.total() == COUNT
     assert outcomes["refused"] > 0
     assert outcomes.keys() <= allowed, outcomes

@@ -166,7 +166,7 @@ def _read_toml(name_or_path: str, beside: Path = Path(), below: tuple[Path, ...]
         return values
     if not isinstance(base, str):
         raise InvalidArgumentError(f"{path}: base: expected the name or the path of a recipe")
-    return _merge(_read_toml(base, path.parent, (*below, path)), values)
+    return _merge(_read_toml(base, path.parent, (*below, path.resolve())), values)
 
 
 def _recipe_path(name_or_path: str, beside: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from ..config import read_config, read_json
 from ..errors import CheckpointError, InvalidArgumentError
-from ..files import check_regular, read_bytes, reading
+from ..files import check_regular, is_file, read_bytes, reading
 
 __all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "data_path", "read_graph", "read_onnx", "sealed"]
 
@@ -142,6 +142,8 @@ def data_path(path: Path) -> Path:
 
 
 def _check_data(path: Path, expected: str) -> None:
+    if not is_file(path, CheckpointError):
+        raise CheckpointError(f"{path}: no such file; it holds the weights")
     check_regular(path, CheckpointError)
     with reading(path, CheckpointError), path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
