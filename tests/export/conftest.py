@@ -10,7 +10,7 @@ from stmd_export import Whole, export_onnx, onnx_export
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models.checkpoint import save_model
-from stmd_sdk.models.objective import STMD
+from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
 

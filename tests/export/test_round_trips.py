@@ -104,7 +104,7 @@ def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
 
 def test_a_whole_sampler_of_standardised_vectors_draws_on_the_users_scale(checkpoint, tmp_path):
     codec = VectorCodec((1000.0, -3.0, 0.0), (1.0, 300.0, 1e-3))
-    path = checkpoint(ModelSpec("columns", "stmd", (3,), MLPConfig(width=16, depth=1), codec, target="residual"))
+    path = checkpoint(ModelSpec("columns", STMD("residual"), (3,), MLPConfig(width=16, depth=1), codec))
     eager = Sampler.from_pretrained(path, device="cpu")
     expected = eager.sample(5, inference_steps=2, seed=3)
     whole = WholeSampler.open(export_onnx(path, tmp_path, batch=BATCH, whole=Whole(2)))

@@ -6,6 +6,7 @@ import torch
 from stmd_sdk import InferenceError, InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.inference.guidance import LikelihoodGuide, evaluate
+from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.operators import Blur, GaussianNoise, Mask, Matrix, Measurement, average_pool, half_mask
 
@@ -16,13 +17,13 @@ CODEC, PLAIN = VectorCodec(MEAN, SCALE), VectorCodec()
 
 def standard(codec=PLAIN):
     """The exact sampler of N(0, I), as the network sees it: its residual about that law's posterior is noise alone."""
-    spec = ModelSpec("normal", "stmd", (3,), MLPConfig(width=8, depth=1), codec, target="residual", sigma_data=1.0)
+    spec = ModelSpec("normal", STMD("residual"), (3,), MLPConfig(width=8, depth=1), codec, sigma_data=1.0)
     return Sampler(lambda x, times: torch.zeros_like(x[:, :3]), spec, CPU)
 
 
 def images():
     network = UNetConfig(channels=(8, 16), groups=4, embedding_width=16)
-    spec = ModelSpec("images", "stmd", (1, 8, 8), network, PixelCodec(), target="residual")
+    spec = ModelSpec("images", STMD("residual"), (1, 8, 8), network, PixelCodec())
     return Sampler(lambda x, times: torch.zeros_like(x[:, :1]), spec, CPU)
 
 
@@ -37,7 +38,7 @@ def test_a_codec_of_columns_is_undone_by_its_inverse_and_fits_its_samples():
         with pytest.raises(InvalidArgumentError, match=r"mean|scale"):
             VectorCodec(mean, scale)
     with pytest.raises(InvalidArgumentError, match="3 columns, for samples of shape"):
-        ModelSpec("m", "stmd", (2,), MLPConfig(width=8, depth=1), CODEC)
+        ModelSpec("m", STMD(), (2,), MLPConfig(width=8, depth=1), CODEC)
     spec = standard(CODEC).spec
     assert ModelSpec.from_json(spec.to_json(), "here") == spec
 
