@@ -17,8 +17,8 @@ from fuzzing import Kind, _outcome, fuzz, mutated
 COUNT = int(os.environ.get("STMD_FUZZ", "25"))
 # The other kinds (state, latents, idx, npz, picture, log) are left out until their readers are mended.
 # Kinds whose content carries a digest: what is read is what was written, to the last bit.
-SEALED = ("onnx", "engine")
-OTHERS = ("checkpoint", "classifier", "recipe", "vae")
+SEALED = ("checkpoint", "state", "classifier", "latents", "onnx", "engine")
+OTHERS = ("recipe", "idx", "npz", "picture", "vae", "log")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_damaged_file_is_refused_in_one_line_or_read(kind, outcomes_of):
     allowed = {"refused", "accepted"} | ({"accepted with other numbers"} if kind in OTHERS else set())
     outcomes = outcomes_of[kind]
     assert outcomes.total() == COUNT
-    assert outcomes["refused"] > 0
+    assert outcomes["refused"] > 0 or kind == "log"  # whose damaged lines are dropped
     assert outcomes.keys() <= allowed, outcomes
 
 

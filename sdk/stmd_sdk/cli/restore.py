@@ -52,7 +52,7 @@ def restore(
         from ..inference.summary import posterior_summary  # noqa: PLC0415
         from ..sampler import Sampler  # noqa: PLC0415
 
-        check_writable(out)
+        check_writable(out, image)
         sampler = Sampler.from_pretrained(model, device=device)
         shape = sampler.spec.codec.decoded_shape(sampler.spec.shape)
         if len(shape) != 3:

@@ -196,7 +196,7 @@ def test_an_interrupted_write_leaves_the_old_model(tmp_path, monkeypatch):
     def interrupted(*unused):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensors.struct, "pack", interrupted)
+    monkeypatch.setattr(tensors, "_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_model(path, SPECS["mlp"], network.state_dict())
     assert path.read_bytes() == old
