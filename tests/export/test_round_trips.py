@@ -107,7 +107,7 @@ def test_a_whole_sampler_of_standardised_vectors_draws_on_the_users_scale(checkp
     path = checkpoint(ModelSpec("columns", STMD("residual"), (3,), MLPConfig(width=16, depth=1), codec))
     eager = Sampler.from_pretrained(path, device="cpu")
     expected = eager.sample(5, inference_steps=2, seed=3)
-    whole = WholeSampler.open(export_onnx(path, tmp_path, batch=BATCH, whole=Whole(2)))
+    whole = ExportedRun.open(export_onnx(path, tmp_path, batch=BATCH, whole=Whole(2)))
     found = whole.sample(5, seed=3)
     assert np.abs((found - expected.numpy()) / np.array(codec.scale)).max() < 1e-3
     assert abs(found[:, 0].mean() - 1000) < 10

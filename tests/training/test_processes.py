@@ -15,6 +15,7 @@ from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_training.batches import batches_of
+from stmd_training.identity import identity
 from stmd_training.processes import ALONE, Processes, joined_processes
 from stmd_training.recipe import load_recipe
 from stmd_training.run import Run
@@ -114,7 +115,7 @@ def test_a_lost_process_stops_the_other_and_one_alone_goes_on(tmp_path):
     recipe, data = load_recipe("mixture2d-calibrated", (*TINY, *settings)), load_data("mixture2d")
     spec = recipe.model_spec(data.root_mean_square(), {})
     state = TrainState.fresh(spec, recipe, torch.device("cpu"))
-    load_state(state_path, state, recipe)
+    load_state(state_path, state, recipe, identity(data, None))
     reached = state.step
     assert reached > 0
     assert reached % 5 == 0

@@ -11,6 +11,7 @@ from stmd_sdk.evaluation import GaussianMixture, MixturePosterior, conditioned, 
 from stmd_sdk.inference.coupling import SliceCoupling, coupling_for, elliptical_slice
 from stmd_sdk.inference.draws import run_gibbs
 from stmd_sdk.inference.gibbs import annealed_gibbs, coupling_levels, resampled_gibbs
+from stmd_sdk.models.objective import BY_KIND
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.operators import GaussianNoise, Mask, Matrix, Measurement, PoissonNoise, gaussian_projections
 
@@ -135,7 +136,7 @@ def test_masked_counts_are_sliced_pixel_by_pixel():
 
 def _sampler(width=4, objective="stmd"):
     """A sampler whose network ignores x."""
-    spec = ModelSpec("vectors", objective, (width,), MLPConfig(width=8, depth=1), VectorCodec())
+    spec = ModelSpec("vectors", BY_KIND[objective](), (width,), MLPConfig(width=8, depth=1), VectorCodec())
     return Sampler(lambda x, times: torch.zeros_like(x[:, :width]), spec, CPU)
 
 
