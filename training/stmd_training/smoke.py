@@ -17,7 +17,8 @@ from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.files import written_whole
 from stmd_sdk.images import to_images
-from stmd_sdk.mixtures.law import MIXTURES, GaussianMixture
+from stmd_sdk.mixtures.law import GaussianMixture
+from stmd_sdk.mixtures.problems import MIXTURES
 from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, NetworkConfig, UNetConfig
 
 from .recipe import Recipe

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..codecs.codec import PixelCodec, VectorCodec
 from ..errors import DataError, InvalidArgumentError
 from ..files import bundled_name
-from ..mixtures.law import MIXTURES, GaussianMixture, mixture
+from ..mixtures.law import GaussianMixture
+from ..mixtures.problems import MIXTURES, mixture
 from .arrays import ArrayData, ShardedData
 from .cifar import cifar_files, read_cifar
 from .hugging_face import open_column
