@@ -38,7 +38,8 @@ from stmd_sdk.evaluation import (
 from stmd_sdk.evaluation.controls import MeanPosterior
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.inference.chain import FreeNoising, RangeNoising, metropolis
-from stmd_sdk.inference.draws import ChainDraws, run_chains, run_particles
+from stmd_sdk.inference.draws import ChainDraws
+from stmd_sdk.inference.running import run_chains, run_particles
 from stmd_sdk.inference.steering import steered_sde
 from stmd_sdk.inference.summary import posterior_summary
 from stmd_sdk.operators import GaussianNoise, Matrix, Measurement, gaussian_projections

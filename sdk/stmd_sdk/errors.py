@@ -12,7 +12,8 @@
     ├── TrainingError          (RuntimeError)  a run that cannot go on: NaN, another recipe on resume
     └── InferenceError         (RuntimeError)  a chain or an ensemble that cannot go on: it never accepts, NaN
 
-and one warning, InferenceWarning (UserWarning): a result that is valid but rests on few effective samples.
+and two warnings, each a UserWarning: InferenceWarning, of a result that is valid but rests on few effective samples,
+and DataWarning, of data that will do but lack something.
 
 Each also derives from the built-in that a caller would expect, so ``except ValueError`` goes on working.
 """
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 __all__ = [
     "CheckpointError",
     "DataError",
+    "DataWarning",
     "DeviceError",
     "InferenceError",
     "InferenceWarning",
@@ -75,6 +77,10 @@ class InferenceError(StmdError, RuntimeError):
 
 class InferenceWarning(UserWarning):
     """Samples that are valid but rest on few effective ones."""
+
+
+class DataWarning(UserWarning):
+    """Data that can be used but lack something that was asked for."""
 
 
 @contextmanager

@@ -16,33 +16,21 @@ from .checks import check_integer
 from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
 from .diffusion.network import Network
 from .diffusion.noise import Noise
-from .diffusion.posterior import Posterior, bounded
-from .errors import InferenceError, InvalidArgumentError
-from .inference.chain import metropolis, noising_for
-from .inference.coupling import coupling_for
-from .inference.draws import ChainDraws, GibbsDraws, SteeredDraws, run_chains, run_gibbs, run_particles
-from .inference.gibbs import LEVELS, WIDE, annealed_gibbs, coupling_levels, resampled_gibbs
-from .inference.guidance import Guide, LogLikelihood, RangeNullGuide
-from .inference.resampling import check_powers, check_share
-from .inference.steering import steered_sde
+from .diffusion.posterior import Posterior
+from .errors import InvalidArgumentError
+from .inference.draws import ChainDraws, GibbsDraws, SteeredDraws
+from .inference.guidance import Guide, LogLikelihood, range_null_guide
+from .inference.methods import chain_draws, gibbs_draws, steered_draws
+from .inference.prior import Prior
 from .inference.summary import posterior_summary
 from .models.checkpoint import resolve_model
 from .models.spec import ModelSpec
-from .operators import (
-    GaussianNoise,
-    LinearOperator,
-    Measurement,
-    check_linear,
-    check_measurement,
-    check_reachable,
-    check_scale,
-)
-from .operators.scaled import through_codec
+from .operators import LinearOperator, check_measurement
 from .progress import progress_bar
 from .runs.captured import CapturedRun
 from .runs.chunks import chunked, in_chunks, rows_at_once
 from .runs.eager import EagerRun
-from .runs.inputs import BUCKET, noise_of, state_of, whole_buckets
+from .runs.inputs import BUCKET, check_samples, noise_of, state_of, whole_buckets
 from .runs.opening import open_model
 from .runs.run import Run
 
@@ -87,8 +75,8 @@ class Sampler:
         CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off; on the CPU and for
         other files, where nothing is captured, it has no effect.
         """
-        opened = open_model(resolve_model(name_or_path), device, dtype, compile=compile, eager=eager)
-        network, spec, on, captured = opened
+        path = resolve_model(name_or_path)
+        network, spec, on, captured = open_model(path, device, dtype, compile=compile, eager=eager)
         return cls(network, spec, on, captured=captured)
 
     def sample(
@@ -125,12 +113,9 @@ class Sampler:
             run: Run = EagerRun(self._posterior, self.spec, advance)
             if self.captured is not None and not self.guides and self.captured.fits(times, mean_flow_steps):
                 run = replace(self.captured, most=size, advance=advance)
-
-            def draw(rows: slice) -> Tensor:
-                return run(noise[rows], times, mean_flow_steps)
-
-            drawn = in_chunks(draw, len(noise), size, shrink=batch_size is None and not batch_invariant)[kept]
-        return _finite(drawn)
+            shrink = batch_size is None and not batch_invariant
+            drawn = in_chunks(lambda rows: run(noise[rows], times, mean_flow_steps), len(noise), size, shrink=shrink)
+        return check_samples(drawn[kept])
 
     def trajectory(
         self,
@@ -200,17 +185,8 @@ class Sampler:
         linear physics. Without noise every sample meets ``y`` [*m] or [1, *m] exactly, before the codec clamps it.
         More measurements and other guides compose; for other likelihoods see :meth:`chain` and :meth:`steer`.
         """
-        if not 0 <= sigma < math.inf:
-            raise InvalidArgumentError(f"sigma must not be negative or infinite, got {sigma}")
-        y = check_measurement(operator, y, self.spec.shape, self.device)
-        check_linear(operator, self.spec.shape, self.device)
-        operator, y = through_codec(operator, y, self.spec.codec)
-        bound = self.spec.codec.bound
-        if sigma == 0:
-            check_reachable(operator, y, bound)
-        elif bound is not None:
-            check_scale(operator, y, self.spec.shape, bound, sigma)
-        return self.guided(RangeNullGuide(operator, y, self.spec.schedule, self.spec.sigma_data, sigma))
+        spec, y = self.spec, check_measurement(operator, y, self.spec.shape, self.device)
+        return self.guided(range_null_guide(operator, y, sigma, spec.schedule, spec.codec, spec.shape, spec.sigma_data))
 
     def gibbs(
         self,
@@ -231,25 +207,16 @@ class Sampler:
         exact as they grow also where the posterior has several modes, and estimate the evidence; ``steps`` is then
         the most couplings, 100 by default, and the starts cost N x M more.
         """
-        spec, schedule = self.spec, self.spec.schedule
-        posterior = self._exact_posterior(mean_flow_steps, "gibbs")
-        if spec.codec.bound is not None:
-            posterior = bounded(posterior, spec.codec.bound)
-        decoded = spec.codec.decoded_shape(spec.shape)
-        seen = self._seen(log_likelihood) if decoded == spec.shape else log_likelihood
-        coupling = coupling_for(seen, spec.codec.decode, spec.shape, decoded, schedule, spec.sigma_data, self.device)
-        noise, first = noise_of(seed, draws, 0, self.device), WIDE * spec.sigma_data
-        if not resample:
-            levels = coupling_levels(first, coupling.last, LEVELS if steps is None else steps)
-            x_0 = torch.zeros(draws, *spec.shape, device=self.device)
-            walk = annealed_gibbs(posterior, schedule, coupling, levels, x_0, noise)
-            return run_gibbs(walk, coupling, len(levels), (0, mean_flow_steps), spec.codec.decode, False, progress)
-        most = 100 if steps is None else check_integer("steps", steps, 1)
-        times = self._times(None, mean_flow_steps)
-        *_, (_, x_0, _) = reverse_sde(posterior, schedule, times, spec.shape, noise.fold(0))
-        walk = resampled_gibbs(posterior, schedule, coupling, first, x_0, noise.fold(1))
-        cost = (len(times) - 1) * mean_flow_steps, mean_flow_steps
-        return run_gibbs(walk, coupling, most, cost, spec.codec.decode, True, progress)
+        return gibbs_draws(
+            self._prior(mean_flow_steps, "gibbs"),
+            log_likelihood,
+            noise_of(seed, draws, 0, self.device),
+            self._times(None, mean_flow_steps),
+            steps=steps,
+            resample=resample,
+            mean_flow_steps=mean_flow_steps,
+            progress=progress,
+        )
 
     def chain(
         self,
@@ -273,27 +240,12 @@ class Sampler:
         noise to; None takes conditional noising for a linear :class:`Measurement` with Gaussian noise, and five
         times from 0.8 to 0.1 for all others. Draws of pixels are clamped as the data are.
         """
-        posterior, decode = self._exact_posterior(mean_flow_steps, "chain"), self.spec.codec.decode
-        if self.spec.codec.bound is not None:
-            # A likelihood of clamped samples no longer cancels against the noising of samples that are not.
-            posterior = bounded(posterior, self.spec.codec.bound)
-        if tempering is not None:
-            check_share("tempering", tempering)
-            if start is not None:
-                raise InvalidArgumentError("tempering starts from draws of the prior: with start give tempering=None")
-        noise, steps = noise_of(seed, chains, 0, self.device), check_integer("steps", steps, 1)
-        noising = noising_for(self._seen(log_likelihood), levels, self.spec.schedule, self.spec.shape, self.device)
-        if start is None:
-            times = self._times(inference_steps, mean_flow_steps)
-            *_, (_, x_0, _) = reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise.fold(0))
-        else:
-            x_0, _ = state_of(start, 1.0, self.spec, self.device)
-            if len(x_0) != chains:
-                raise InvalidArgumentError(f"start holds {len(x_0)} samples for {chains} chains")
-        walk = metropolis(
-            posterior, lambda x: log_likelihood(decode(x)), x_0, noising, noise.fold(1), tempering=tempering
+        prior, noise = self._prior(mean_flow_steps, "chain"), noise_of(seed, chains, 0, self.device)
+        times = self._times(inference_steps, mean_flow_steps)
+        begin = times if start is None else state_of(start, 1.0, self.spec, self.device)[0]
+        return chain_draws(
+            prior, log_likelihood, noise, begin, steps=steps, levels=levels, tempering=tempering, progress=progress
         )
-        return run_chains(walk, steps, decode, tempering is not None, progress)
 
     def steer(
         self,
@@ -312,32 +264,15 @@ class Sampler:
         Costs N x M evaluations a particle. ``tempering`` is the share of effective particles that the reward's
         rising power may leave, or the powers themselves, one a step and 1 at last.
         """
-        posterior, decode = self._exact_posterior(mean_flow_steps, "steer"), self.spec.codec.decode
-        times = self._times(inference_steps, mean_flow_steps)
-        check_share("resample_below", resample_below)
-        check_powers(tempering, len(times) - 1)
-        walk = steered_sde(
-            posterior,
-            self.spec.schedule,
-            times,
-            self.spec.shape,
-            lambda x: reward(decode(x)),
+        return steered_draws(
+            self._prior(mean_flow_steps, "steer"),
+            reward,
             noise_of(seed, particles, 0, self.device),
+            self._times(inference_steps, mean_flow_steps),
             resample_below=resample_below,
             tempering=tempering,
+            progress=progress,
         )
-        return run_particles(walk, len(times) - 1, decode, progress)
-
-    def _seen(self, log_likelihood: LogLikelihood) -> LogLikelihood:
-        """A linear measurement with Gaussian noise as one of what the network sees, once its scale is checked."""
-        if not isinstance(log_likelihood, Measurement) or not isinstance(log_likelihood.noise, GaussianNoise):
-            return log_likelihood
-        operator, y, codec = log_likelihood.operator, log_likelihood.y.to(self.device), self.spec.codec
-        if not isinstance(operator, LinearOperator):
-            return log_likelihood
-        if codec.bound is not None:
-            check_scale(operator, y, self.spec.shape, codec.bound, log_likelihood.noise.sigma)
-        return Measurement(*through_codec(operator, y, codec), log_likelihood.noise)
 
     def _times(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
@@ -351,25 +286,16 @@ class Sampler:
             posterior = guide(posterior)
         return posterior
 
-    def _exact_posterior(self, mean_flow_steps: int, what: str) -> Posterior:
+    def _prior(self, mean_flow_steps: int, what: str) -> Prior:
         """The model's own posterior in batches, for methods whose mathematics needs draws of it and no others."""
         if self.guides:
             raise InvalidArgumentError(
                 f"{what} corrects the model's own draws: start from the sampler without guides, and give the "
                 "measurement as its likelihood"
             )
-        if not self.spec.objective.draws:
-            raise InvalidArgumentError(
-                f"{what} needs draws of p(x_0 | x_t); a model of objective {self.spec.objective.kind!r} knows one point"
-            )
-        return chunked(self._posterior(mean_flow_steps))
-
-
-def _finite(samples: Tensor) -> Tensor:
-    """Samples without NaN: their extremes tell, in one pass."""
-    if not bool(torch.stack(torch.aminmax(samples)).isfinite().all()):
-        bad = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
-        raise InferenceError(
-            f"{bad} of {len(samples)} samples have values that are not finite: the model, or what guides it, gives them"
-        )
-    return samples
+        spec = self.spec
+        if not spec.objective.draws:
+            known = f"a model of objective {spec.objective.kind!r} knows one point"
+            raise InvalidArgumentError(f"{what} needs draws of p(x_0 | x_t); {known}")
+        posterior = chunked(self._posterior(mean_flow_steps))
+        return Prior(posterior, spec.schedule, spec.codec, spec.shape, spec.sigma_data, self.device)

@@ -88,6 +88,6 @@ def test_labels_are_those_of_the_files_and_their_absence_is_named(tmp_path, fold
     with pytest.raises(DataError, match="an array called labels"):
         load_labels(tmp_path / "bare.npz")
     with pytest.raises(DataError, match="has no labels"):
-        load_labels("digits")
+        load_labels("mixture2d")
     with pytest.raises(DataError, match="300 images and 2 labels"):
         train_classifier(load_data(folder), torch.tensor([0, 1]))

@@ -70,10 +70,10 @@ def test_flat_directions_and_files_in_order_of_classes_are_no_trouble(monkeypatc
     data = ArrayData("flat", torch.stack([x, torch.ones(1000)], dim=1), VectorCodec())
     monkeypatch.setattr(fitting, "SAMPLES", 200)
     recipe = load_recipe("mixture2d-local", ("clusters=2",))
-    tables = measured_spec(recipe, data).local_gaussians.tables
-    assert tables.means[:, 0].sort().values == pytest.approx([-2, 2], abs=0.05)
-    assert tables.means[:, 1] == pytest.approx([1, 1])
-    assert (tables.eigenvalues > 0).all()
+    components = measured_spec(recipe, data).local_gaussians.components
+    assert components.means[:, 0].sort().values == pytest.approx([-2, 2], abs=0.05)
+    assert components.means[:, 1] == pytest.approx([1, 1])
+    assert (components.eigenvalues > 0).all()
 
 
 @pytest.mark.parametrize(

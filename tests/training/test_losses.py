@@ -133,7 +133,7 @@ def test_the_target_carries_no_gradient():
 
     epsilon = noise.fold(5).normal(3)
     tau, r = flow.times(noise)
-    (gradient,) = torch.autograd.grad(flow(velocity, x_0, epsilon, tau, r, x_0, tau).mean(), weight)
+    (gradient,) = torch.autograd.grad(flow(lambda rows: velocity, x_0, epsilon, tau, r, x_0, tau).mean(), weight)
     z = (1 - tau[:, None]) * x_0 + tau[:, None] * epsilon
     v = epsilon - x_0
     derivative = 0.3 * (v * tau[:, None] + z)
@@ -150,7 +150,9 @@ def test_the_adaptive_weight_scales_the_gradient_of_each_sample():
     def gradients(power):
         offset = torch.zeros(8, 3, requires_grad=True)
         flow = FlowLoss(TimeSampler(moving_share=0.0), power=power, offset=1e-3)
-        losses = flow(lambda z, r, tau, x_t, t: z + x_t, x_0, epsilon, *flow.times(noise), offset, x_0[:, 0])
+        losses = flow(
+            lambda rows: lambda z, r, tau, x_t, t: z + x_t, x_0, epsilon, *flow.times(noise), offset, x_0[:, 0]
+        )
         (gradient,) = torch.autograd.grad(losses.sum(), offset)
         return gradient * 3 ** (1 - power), losses
 

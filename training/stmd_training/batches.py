@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stmd_sdk.data.arrays import ArrayData, ShardedData, WeightedData
-from stmd_sdk.diffusion.noise import Noise
+from stmd_sdk.diffusion.noise import UNLABELLED, Noise
 from stmd_sdk.mixtures.law import GaussianMixture
 
 __all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_of"]
@@ -18,31 +18,46 @@ __all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_o
 TrainingData = ArrayData | ShardedData | GaussianMixture | WeightedData
 
 # First level of the path: what a training key is for.
-DATA, LOSS, ORDER, POOL, FIT = 0, 1, 2, 3, 4
+DATA, LOSS, ORDER, POOL, FIT, LABELS = 0, 1, 2, 3, 4, 5
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """The clean batch of each step."""
+    """The clean batch of each step, and its labels."""
 
     def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
         """x_0 of step ``step``, the first being 0."""
+        ...
+
+    def labels(self, step: int, /) -> Int[Tensor, " b"] | None:
+        """The classes of step ``step``'s rows; None of data that have none."""
         ...
 
 
 @final
 @dataclass
 class ArrayBatches:
-    """Epochs of a finite data set, each in an order of its own; batches run on across epochs."""
+    """Epochs of a finite data set, each in an order of its own; batches run on across epochs.
+
+    An ``unlabelled_share`` of the rows has its labels hidden.
+    """
 
     data: ArrayData | ShardedData
     batch_size: int
     seed: int
+    unlabelled_share: float = 0.0
     _order: tuple[int, Int[Tensor, " n"]] | None = field(default=None, init=False)
 
     def __call__(self, step: int, /) -> Float[Tensor, "b *d"]:
         """x_0 of step ``step``."""
         return self.data[self.rows(step)]
+
+    def labels(self, step: int, /) -> Int[Tensor, " b"] | None:
+        """The classes of step ``step``'s rows, or ``UNLABELLED``."""
+        if not isinstance(self.data, ArrayData) or self.data.labels is None:
+            return None
+        hidden = Noise.of(self.seed, self.batch_size).fold(LABELS).fold(step).uniform() < self.unlabelled_share
+        return torch.where(hidden, UNLABELLED, self.data.labels[self.rows(step)])
 
     def rows(self, step: int) -> Int[Tensor, " b"]:
         """Which samples step ``step`` sees."""
@@ -70,9 +85,12 @@ class DrawnBatches:
         """x_0 of step ``step``."""
         return self.law.sample(Noise.of(self.seed, self.batch_size).fold(DATA).fold(step))
 
+    def labels(self, step: int, /) -> None:
+        """A law has no classes."""
 
-def batches_of(data: TrainingData, batch_size: int, seed: int) -> Batches:
-    """The batches of a data set."""
+
+def batches_of(data: TrainingData, batch_size: int, seed: int, unlabelled_share: float = 0.0) -> Batches:
+    """The batches of a data set, an ``unlabelled_share`` of whose rows have their labels hidden, if there are any."""
     if isinstance(data, GaussianMixture | WeightedData):
         return DrawnBatches(data, batch_size, seed)
-    return ArrayBatches(data, batch_size, seed)
+    return ArrayBatches(data, batch_size, seed, unlabelled_share)

@@ -143,6 +143,7 @@ def _train(
     import torch  # noqa: PLC0415  after --help has been answered
 
     from stmd_sdk.backends.devices import resolve_device  # noqa: PLC0415
+    from stmd_sdk.data.labels import load_labelled_data  # noqa: PLC0415
     from stmd_sdk.data.load import load_data  # noqa: PLC0415
 
     from .processes import joined_processes  # noqa: PLC0415
@@ -163,7 +164,8 @@ def _train(
             # Each process makes its own synthetic data: equal ones.
             recipe, samples = smoke_test(recipe, folder / f"process-{processes.rank}")
         else:
-            folder, samples = out or Path("runs") / recipe.name, load_data(os.path.expanduser(source or recipe.data))
+            load = load_labelled_data if recipe.classes else load_data
+            folder, samples = out or Path("runs") / recipe.name, load(os.path.expanduser(source or recipe.data))
         run = Run(recipe, samples, folder, resolve_device(own), processes=processes, base=base)
         path = _path_of(run, restart=restart or smoke, quiet=quiet)
     if processes.main:

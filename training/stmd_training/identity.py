@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
+
+import torch
 
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData, ShardedData, WeightedData
-from stmd_sdk.errors import DataError
+from stmd_sdk.errors import DataError, DataWarning
 from stmd_sdk.models.tensors import digest_of
 
 from .batches import TrainingData
+from .recipe import Recipe
 from .trainer import Base
 
-__all__ = ["described", "identity", "standardised"]
+__all__ = ["check_labels", "described", "identity", "named_classes", "standardised"]
 
 
 def identity(data: TrainingData, base: Base | None) -> str:
@@ -24,6 +28,8 @@ def identity(data: TrainingData, base: Base | None) -> str:
     facts: dict[str, object] = {"shape": list(data.shape)}
     if isinstance(data, ArrayData | ShardedData):
         facts |= {"count": len(data), "sha256": data.digest()}
+        if isinstance(data, ArrayData) and data.labels is not None:
+            facts["labels"] = digest_of({"labels": data.labels})
     elif isinstance(data, WeightedData):
         facts["count"] = len(data.log_weights)
     else:
@@ -38,6 +44,8 @@ def described(data: TrainingData, seen: TrainingData) -> str:
     shape = list(data.shape)
     if isinstance(data, ArrayData | ShardedData):
         line = f"{len(data)} samples {shape} from {data.name}"
+        if isinstance(data, ArrayData) and data.labels is not None:
+            line += f", of {len(data.labels.unique())} classes"
     elif isinstance(data, WeightedData):
         line = f"{len(data.log_weights)} weighted samples {shape}, {data.name}"
     else:
@@ -62,3 +70,32 @@ def standardised(data: TrainingData, base: Base | None) -> TrainingData:
         raise DataError(f"{data.name}: all of its {len(data)} samples are equal, there is nothing to learn")
     codec = base.spec.codec if base is not None else VectorCodec.standardising(data.array)
     return replace(data, array=codec.encode(data.array), codec=codec)
+
+
+def check_labels(recipe: Recipe, data: TrainingData) -> None:
+    """Raise :class:`DataError` where data have not the classes of a recipe; warn of classes that none of them is of."""
+    if not isinstance(data, ArrayData) or data.labels is None:
+        raise DataError(f"{data.name}: has no labels, and recipe {recipe.name!r} is for {recipe.classes} classes")
+    counts = torch.bincount(data.labels, minlength=recipe.classes)
+    if len(counts) > recipe.classes:
+        raise DataError(
+            f"{data.name}: has labels up to {len(counts) - 1}, and recipe {recipe.name!r} is for 0 to "
+            f"{recipe.classes - 1}; for all of them --set classes={len(counts)}"
+        )
+    names = named_classes(recipe, data)
+    if recipe.class_names and data.class_names and recipe.class_names != data.class_names:
+        raise DataError(
+            f"{data.name}: its classes are {', '.join(data.class_names)}, and recipe {recipe.name!r} calls them "
+            f"{', '.join(recipe.class_names)}"
+        )
+    if missing := [names[i] if names else str(i) for i in (counts == 0).nonzero().flatten().tolist()]:
+        warnings.warn(
+            f"{data.name}: no sample is of class {', '.join(missing)}, which will not be learned",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def named_classes(recipe: Recipe, data: ArrayData) -> tuple[str, ...]:
+    """What the classes are called: by the recipe, or by data that have as many."""
+    return recipe.class_names or (data.class_names if len(data.class_names) == recipe.classes else ())

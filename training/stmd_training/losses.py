@@ -6,6 +6,7 @@ A loss is a function of a network, clean data and a noise key; equation numbers 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, final, runtime_checkable
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.diffusion.classes import Classes, given_labels
 from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
@@ -96,7 +98,7 @@ class FlowLoss:
 
     def __call__(
         self,
-        velocity: Velocity,
+        velocity: Callable[[slice], Velocity],
         y: Float[Tensor, "b *d"],
         epsilon: Float[Tensor, "b *d"],
         tau: Float[Tensor, " b"],
@@ -105,7 +107,10 @@ class FlowLoss:
         t: Float[Tensor, " b"],
         unit: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0) given (x_t, t), at intervals ``times`` drew."""
+        """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0) given (x_t, t), at intervals ``times`` drew.
+
+        ``velocity`` is that of some of the rows.
+        """
         z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
         v = epsilon - y
         k = self.times.moving_rows(len(y))
@@ -113,12 +118,12 @@ class FlowLoss:
         u, target = [], v.clone()
         if k > 0:
             value, du = _velocity_and_derivative(
-                self.derivative, velocity, *(part[moving] for part in (z, r, tau, x_t, t, v))
+                self.derivative, velocity(moving), *(part[moving] for part in (z, r, tau, x_t, t, v))
             )
             u.append(value)
             target[moving] -= expand((tau - r)[moving], du) * du
         if k < len(y):
-            u.append(velocity(*(part[still] for part in (z, r, tau, x_t, t))))
+            u.append(velocity(still)(*(part[still] for part in (z, r, tau, x_t, t))))
         error = _squared_norm(torch.cat(u) - target)
         if unit is not None:
             error = error * (unit * tau.clamp(min=TAU_FLOOR)) ** 2
@@ -136,7 +141,7 @@ class STMDLoss:
     that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0. With a
     ``bound`` the energy score is that of draws clamped to [-bound, bound], so that values at the ends of the data's
     range, a picture's black, are drawn exactly. With learned ``weights`` both losses are weighed by their size at their
-    times.
+    times. With ``classes`` the network is given the labels of the key's rows.
     """
 
     schedule: Schedule
@@ -148,6 +153,7 @@ class STMDLoss:
     error_of: ErrorOf = "y"
     bound: float | None = None
     weights: LossWeights | None = None
+    classes: Classes | None = None
 
     def look(self, x_0: Float[Tensor, "b *d"], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """A time, the noisy look at x_0 that conditions the flow, and what the flow generates: (t, x_t, y)."""
@@ -155,18 +161,21 @@ class STMDLoss:
         x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
         return t, x_t, self.target.encode(x_0, x_t, t, noise.fold(5))
 
-    def posterior(self, network: Network) -> FlowPosterior:
-        """The one-step posterior that is trained."""
-        return FlowPosterior(NetworkVelocity(network, self.target, self.output), self.target, bound=self.bound)
+    def posterior(self, network: Network, noise: Noise) -> FlowPosterior:
+        """The one-step posterior that is trained, of the classes of the key's rows."""
+        velocity = NetworkVelocity(given_labels(self.classes, network, noise), self.target, self.output)
+        return FlowPosterior(velocity, self.target, bound=self.bound)
 
     def score(
         self, network: Network, x_0: Tensor, look: tuple[Tensor, Tensor, Tensor], noise: Noise
     ) -> Float[Tensor, " b"]:
         """The energy score of the one-step draws at a ``look``, as that of x_0 or of y: what ``error_of`` says."""
-        posterior, (t, x_t, y) = self.posterior(network), look
+        t, x_t, y = look
         if self.error_of == "y" and self.bound is None:
-            return self.energy_score(posterior.draw_y, y, x_t, t, noise)
-        score = self.energy_score(posterior, x_0, x_t, t, noise)
+            return self.energy_score(
+                lambda x_t, t, key: self.posterior(network, key).draw_y(x_t, t, key), y, x_t, t, noise
+            )
+        score = self.energy_score(lambda x_t, t, key: self.posterior(network, key)(x_t, t, key), x_0, x_t, t, noise)
         return score if self.error_of == "x0" else score / self._unit(t) ** self.energy_score.exponent
 
     def _unit(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -183,7 +192,10 @@ class STMDLoss:
         t, x_t, y = look
         unit = None if self.error_of == "y" else self._unit(t)
         tau, r = self.flow.times(noise.fold(3))
-        velocity = self.posterior(network).velocity
+
+        def velocity(rows: slice) -> Velocity:
+            return self.posterior(network, noise[rows]).velocity
+
         loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, x_t, t, unit)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
@@ -198,14 +210,18 @@ class STMDLoss:
 @final
 @dataclass(frozen=True)
 class MeanFlowLoss:
-    """Unconditional Mean Flow from x_1 ~ N(0, I) to x_0: the deterministic baseline."""
+    """Mean Flow from x_1 ~ N(0, I) to x_0, which knows nothing of (x_t, t): the deterministic baseline."""
 
     output: Output = "velocity"
     flow: FlowLoss = FlowLoss()
+    classes: Classes | None = None
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss."""
-        velocity = UnconditionalVelocity(network, self.output)
+
+        def velocity(rows: slice) -> Velocity:
+            return UnconditionalVelocity(given_labels(self.classes, network, noise[rows]), self.output)
+
         (tau, r), epsilon = self.flow.times(noise.fold(3)), noise.fold(2).normal(*x_0.shape[1:])
         return self.flow(velocity, x_0, epsilon, tau, r, epsilon, torch.ones_like(tau))
 
@@ -216,10 +232,12 @@ class DDPMLoss:
     """Regress the noise in x_t (Ho et al., 2020), t ~ U(1e-3, 1); mean square over dimensions."""
 
     schedule: Schedule
+    classes: Classes | None = None
 
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Mean squared error of ε."""
         t = T_MIN + (1 - T_MIN) * noise.fold(0).uniform()
         epsilon = noise.fold(1).normal(*x_0.shape[1:])
-        estimate = EpsilonDenoiser(network, self.schedule).epsilon(self.schedule.marginal(x_0, t, epsilon), t)
+        denoiser = EpsilonDenoiser(given_labels(self.classes, network, noise), self.schedule)
+        estimate = denoiser.epsilon(self.schedule.marginal(x_0, t, epsilon), t)
         return _squared_norm(estimate - epsilon) / x_0[0].numel()

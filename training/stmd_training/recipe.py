@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from stmd_sdk.codecs.codec import Codec, PixelCodec
 from stmd_sdk.config import read_config, read_toml
+from stmd_sdk.diffusion.classes import Classes
 from stmd_sdk.diffusion.schedules import ScheduleConfig
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
@@ -37,6 +38,8 @@ class Recipe:
     ``clusters`` is how many Gaussians are fitted to the data for target ``mixture``.
     ``objective`` is the model's; TOML may spell its ``target``, ``output`` and ``bounded`` beside its name. A bounded
     one clamps draws to the codec's range, in the energy score and in the model that is trained.
+    ``classes`` is how many classes the network takes labels of, 0 for none; a row's is hidden from it with probability
+    ``unlabelled_share``, so that it learns to draw without one. ``class_names`` are those of data that have none.
     ``learned_weights`` weighs both losses by their size at (τ, r, t), learned along the way.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
     ``microbatches`` is how many pieces each process takes its rows in: that many times less memory, the same gradients.
@@ -55,6 +58,9 @@ class Recipe:
     t_power: float = 1.0
     error_of: ErrorOf = "y"
     learned_weights: bool = False
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    unlabelled_share: float = 0.1
     steps: int = 150_000
     batch_size: int = 64
     microbatches: int = 1
@@ -87,8 +93,12 @@ class Recipe:
         for key in ("warmup_steps", "seed"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
-        if not 0 <= self.ema < 1:
-            raise InvalidArgumentError(f"ema: must lie in [0, 1), got {self.ema}")
+        for key in ("ema", "unlabelled_share"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InvalidArgumentError(f"{key}: must lie in [0, 1), got {getattr(self, key)}")
+        _ = self.conditioning  # raises for classes that are none
+        if not self.classes and (self.class_names, self.unlabelled_share) != ((), Recipe.unlabelled_share):
+            raise InvalidArgumentError("class_names and unlabelled_share: need classes, as in classes = 10")
         target = self.objective.target if isinstance(self.objective, STMD) else "x0"
         if (target == "mixture") != (self.clusters > 0):
             raise InvalidArgumentError(
@@ -107,6 +117,11 @@ class Recipe:
                 f"not {self.objective.kind!r}"
             )
 
+    @property
+    def conditioning(self) -> Classes | None:
+        """The classes of the network, if it has any."""
+        return Classes(self.classes, self.class_names, self.unlabelled_share > 0) if self.classes else None
+
     def model_spec(
         self, sigma_data: float, training: dict[str, Fact], local_gaussians: LocalGaussians | None = None
     ) -> ModelSpec:
@@ -120,6 +135,7 @@ class Recipe:
             schedule=self.schedule,
             sigma_data=sigma_data,
             local_gaussians=local_gaussians,
+            classes=self.conditioning,
             training=training,
         )
 
@@ -137,11 +153,12 @@ class Recipe:
                     self.error_of,
                     spec.codec.bound if objective.bounded else None,
                     weights,
+                    spec.classes,
                 )
             case MeanFlow(output):
-                return MeanFlowLoss(output, self.flow)
+                return MeanFlowLoss(output, self.flow, spec.classes)
             case DDPM():
-                return DDPMLoss(self.schedule)
+                return DDPMLoss(self.schedule, spec.classes)
 
 
 def recipe_names() -> list[str]:

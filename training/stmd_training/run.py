@@ -26,6 +26,8 @@ from rich.progress import (
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.codecs.codec import Codec, LatentCodec
+from stmd_sdk.data.arrays import ArrayData
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, DataError, TrainingError
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.images import grid
@@ -36,7 +38,7 @@ from stmd_sdk.sampler import Sampler
 
 from .batches import TrainingData, batches_of
 from .fitting import measured_spec
-from .identity import described, identity, standardised
+from .identity import check_labels, described, identity, named_classes, standardised
 from .log import RunLog
 from .processes import ALONE, Processes
 from .recipe import Recipe
@@ -79,6 +81,8 @@ class Run:
                 f"recipe {self.recipe.name!r} is for {list(self.recipe.shape)}"
             )
         _check_codec(self.recipe.codec, self.data)
+        if self.recipe.classes:
+            check_labels(self.recipe, self.data)
         # What drawing samples needs is found to be missing now, and not at the first picture.
         self.data.codec.prepare(self.recipe.shape)
         check_writable(self.state_path)
@@ -117,7 +121,7 @@ class Run:
         state = TrainState.fresh(spec, self.recipe, self.device, self.base)
         seconds = self._resume(state, say)
         self.processes.check_same("done steps", state.step, self.device)
-        batches = batches_of(self.seen, self.recipe.batch_size, self.recipe.seed)
+        batches = batches_of(self.seen, self.recipe.batch_size, self.recipe.seed, self.recipe.unlabelled_share)
         steps = train(state, self.recipe.loss(spec, state.loss_weights), batches, self.recipe, self.processes)
         if not self.processes.main:
             deque(steps, maxlen=0)
@@ -174,7 +178,10 @@ class Run:
 
         What else was measured of the data is the base's where there is one: its weights generate that target.
         """
-        return measured_spec(replace(self.recipe, codec=self.seen.codec), self.seen, self.base)
+        recipe = replace(self.recipe, codec=self.seen.codec)
+        if recipe.classes and isinstance(self.seen, ArrayData):
+            recipe = replace(recipe, class_names=named_classes(recipe, self.seen))
+        return measured_spec(recipe, self.seen, self.base)
 
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps
@@ -206,7 +213,10 @@ class Run:
         if len(shape) == 3 or shape == (2,):
             # No more pictures than a step of training has: they fit memory, and DDPM's hundred steps stay short.
             n = min(SAMPLES, self.recipe.batch_size) if len(shape) == 3 else 16_384
-            picture = grid(sampler.sample(n, inference_steps=sampler.spec.objective.least_steps, seed=0))
+            key = Noise.of(0, n, device=self.device)
+            if (classes := sampler.spec.classes) is not None:
+                key = key.labelled(torch.arange(n) * classes.count // n)
+            picture = grid(sampler.sample(n, inference_steps=sampler.spec.objective.least_steps, seed=key))
             with written_whole(self.folder / "samples" / f"{step:07d}.png") as path:
                 picture.save(path)
 

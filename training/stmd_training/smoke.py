@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from stmd_sdk.codecs.codec import Codec, LatentCodec
+from stmd_sdk.codecs.codec import LatentCodec
 from stmd_sdk.data.arrays import ArrayData, ShardedData
+from stmd_sdk.data.labels import load_labelled_data
 from stmd_sdk.data.latents import cache_latents
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.files import written_whole
 from stmd_sdk.images import to_images
-from stmd_sdk.mixtures.law import MIXTURES, GaussianMixture
+from stmd_sdk.mixtures.law import GaussianMixture
+from stmd_sdk.mixtures.problems import MIXTURES
 from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, NetworkConfig, UNetConfig
 
 from .recipe import Recipe
@@ -46,12 +48,12 @@ def smoke_test(recipe: Recipe, folder: Path) -> tuple[Recipe, ArrayData | Sharde
         log_every=1,
     )
     if recipe.data == "digits" or recipe.data in MIXTURES:
-        return small, load_data(recipe.data)
+        return small, load_labelled_data(recipe.data) if recipe.classes else load_data(recipe.data)
     if isinstance(recipe.codec, LatentCodec):
         codec = replace(recipe.codec, vae=str(_tiny_vae(recipe.codec, folder / "vae")), sha256=None)
         shape = (recipe.shape[0], LATENT_SIDE, LATENT_SIDE)
         return replace(small, codec=codec, shape=shape), _cached(codec, folder)
-    return small, _synthetic(recipe.shape, recipe.codec)
+    return small, _synthetic(recipe)
 
 
 def _tiny(network: NetworkConfig) -> NetworkConfig:
@@ -65,9 +67,11 @@ def _tiny(network: NetworkConfig) -> NetworkConfig:
             return replace(network, width=16, depth=1)
 
 
-def _synthetic(shape: tuple[int, ...], codec: Codec) -> ArrayData:
-    """Blocks of noise in [-1, 1]."""
-    return ArrayData("synthetic", 2 * Noise.of(0, SAMPLES).uniform(*shape) - 1, codec)
+def _synthetic(recipe: Recipe) -> ArrayData:
+    """Blocks of noise in [-1, 1], of one class after the other."""
+    blocks = 2 * Noise.of(0, max(SAMPLES, recipe.classes)).uniform(*recipe.shape) - 1
+    labels = torch.arange(len(blocks)) % recipe.classes if recipe.classes else None
+    return ArrayData("synthetic", blocks, recipe.codec, labels)
 
 
 def _cached(codec: LatentCodec, folder: Path) -> ShardedData | ArrayData | GaussianMixture:

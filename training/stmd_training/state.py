@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import cast
 
@@ -121,7 +121,14 @@ def _finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
 
 
+def _defaults() -> dict[str, object]:
+    """What a key is that a state from before there was one does not have."""
+    plain = {key.name: key.default for key in fields(Recipe) if isinstance(key.default, int | float | str | tuple)}
+    return json.loads(json.dumps(plain))
+
+
 def _check_recipe(path: Path, old: dict[str, object], new: dict[str, object]) -> None:
+    old = {**_defaults(), **old}
     differing = [key for key in sorted((old.keys() | new.keys()) - FREE) if old.get(key) != new.get(key)]
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in differing)

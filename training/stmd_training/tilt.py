@@ -45,7 +45,7 @@ Energy = Callable[[Any], Any]
 
 LEAST_EFFECTIVE = 100
 RARE = 0.1  # the effective share below which a run is warned of repeating itself
-MADE = "objective", "shape", "network", "schedule"
+MADE = "objective", "shape", "network", "schedule", "classes"
 
 
 def load_base(name_or_path: str) -> Base:

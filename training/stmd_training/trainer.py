@@ -134,7 +134,10 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
-        value = _backward(loss, network, batches(state.step), noise.fold(state.step), shares, autocast)
+        labels, key = batches.labels(state.step), noise.fold(state.step)
+        if labels is not None:
+            key = key.labelled(labels)
+        value = _backward(loss, network, batches(state.step), key, shares, autocast)
         parameters = state.parameters.values()
         processes.average([value, *(p.grad for p in parameters if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)

@@ -24,11 +24,16 @@ CHUNK = 4096  # rows turned into floats at once
 @final
 @dataclass(frozen=True, eq=False)
 class ArrayData:
-    """A data set in memory: 8-bit images [n, c, h, w], or floats [n, ...] as the network sees them."""
+    """A data set in memory: 8-bit images [n, c, h, w], or floats [n, ...] as the network sees them.
+
+    ``labels`` are the samples' classes, from 0 on, and ``class_names`` what these are called, where that is known.
+    """
 
     name: str
     array: UInt8[Tensor, "n c h w"] | Float[Tensor, "n *d"]
     codec: Codec
+    labels: Int[Tensor, " n"] | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,7 +12,9 @@ from jaxtyping import UInt8
 
 from ..errors import DataError
 
-__all__ = ["cifar_files", "read_cifar"]
+__all__ = ["CIFAR_NAMES", "cifar_files", "read_cifar"]
+
+CIFAR_NAMES = "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 RECORD = 1 + 3 * 32 * 32

@@ -1,7 +1,8 @@
-"""The labels beside the images of a data set: for the classifiers that evaluation measures with."""
+"""The labels beside the samples of a data set: for conditional models, and the classifiers that evaluation has."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,32 +10,79 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..errors import DataError
-from .cifar import cifar_files, read_cifar
+from ..errors import DataError, InvalidArgumentError
+from ..files import bundled_name
+from .arrays import ArrayData
+from .cifar import CIFAR_NAMES, cifar_files, read_cifar
 from .idx import idx_file, read_idx
+from .load import BUNDLED_DATA, SPLITS, load_data, read_digits
 from .npz import npz_file, read_npz
+from .pictures import picture_paths
 
-__all__ = ["load_labels"]
+__all__ = ["load_labelled_data", "load_labels"]
 
 
 def load_labels(source: str | Path, *, split: str = "train") -> Int[Tensor, " n"]:
-    """The labels of a folder of MNIST's or CIFAR-10's files, or of an .npz file with an array ``labels``.
+    """The labels of the samples that :func:`load_data` gives, in their order: integers from 0 on.
 
-    In the order in which :func:`load_data` gives the images. Raises :class:`DataError` where there are none.
+    Those of the bundled digits, of a folder of MNIST's or CIFAR-10's files, of an .npz file with an array ``labels``,
+    and of a folder of folders of pictures, one a class in the order of their names. Raises :class:`DataError` where
+    there are none.
     """
+    return _labels_and_names(source, split)[0]
+
+
+def load_labelled_data(source: str | Path, *, split: str = "train") -> ArrayData:
+    """What :func:`load_data` gives, with its labels and the names of their classes, where these are known.
+
+    Raises :class:`DataError` where there are no labels, or not as many as samples.
+    """
+    data = load_data(source, split=split)
+    labels, names = _labels_and_names(source, split)
+    if not isinstance(data, ArrayData):
+        raise DataError(f"{source}: has no labels")
+    if len(labels) != len(data):
+        raise DataError(f"{source}: has {len(data)} samples and {len(labels)} labels")
+    return replace(data, labels=labels, class_names=names)
+
+
+def _labels_and_names(source: str | Path, split: str) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+    if split not in SPLITS:
+        raise InvalidArgumentError(f"split must be 'train' or 'test', got {split!r}")
+    if (name := bundled_name(source, BUNDLED_DATA, DataError)) is not None:
+        if name == "digits":
+            return _checked(Path(name), read_digits("labels", split)), ()
+        raise DataError(f"{name}: is a law, and has no labels")
     path = Path(source)
     if path.is_dir():
         if (idx := idx_file(path, split, "labels")) is not None:
-            return _checked(path, read_idx(idx, "labels"))
+            return _checked(path, read_idx(idx, "labels")), ()
         if (files := cifar_files(path, split)) is not None:
-            return _checked(path, read_cifar(files)[1])
-        path = npz_file(path, split) or path
+            return _checked(path, read_cifar(files)[1]), CIFAR_NAMES
+        if (npz := npz_file(path, split)) is None:
+            return _of_folders(path, split)
+        path = npz
     if path.suffix != ".npz":
-        raise DataError(f"{source}: has no labels; MNIST's IDX files, CIFAR-10's binary files and .npz files have")
-    return _checked(path, read_npz(path, ("labels",)))
+        raise DataError(
+            f"{source}: has no labels; MNIST's IDX files, CIFAR-10's binary files, .npz files with an array labels and "
+            "folders of pictures, one a class, have"
+        )
+    return _checked(path, read_npz(path, ("labels",))), ()
+
+
+def _of_folders(folder: Path, split: str) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
+    """The classes of a folder's pictures: the folders that they lie in, below the split's where there is one."""
+    below = [path.relative_to(folder).parts[:-1] for path in picture_paths(folder, split)]
+    if below and all(parts[:1] == (split,) for parts in below):
+        below = [parts[1:] for parts in below]
+    if not below or not all(below):
+        raise DataError(f"{folder}: has no labels; its pictures would lie in folders, one a class")
+    names = tuple(sorted({parts[0] for parts in below}))
+    order = {name: label for label, name in enumerate(names)}
+    return torch.tensor([order[parts[0]] for parts in below]), names
 
 
 def _checked(path: Path, labels: np.ndarray) -> Int[Tensor, " n"]:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise DataError(f"{path}: labels are integers from 0 on, one an image, got {labels.dtype} {list(labels.shape)}")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min(initial=0) < 0:
+        raise DataError(f"{path}: labels are integers from 0 on, one a sample, got {labels.dtype} {list(labels.shape)}")
     return torch.from_numpy(labels.astype(np.int64))

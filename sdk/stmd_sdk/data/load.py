@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 from ..codecs.codec import PixelCodec, VectorCodec
 from ..errors import DataError, InvalidArgumentError
 from ..files import bundled_name
-from ..mixtures.law import MIXTURES, GaussianMixture, mixture
+from ..mixtures.law import GaussianMixture
+from ..mixtures.problems import MIXTURES, mixture
 from .arrays import ArrayData, ShardedData
 from .cifar import cifar_files, read_cifar
 from .hugging_face import open_column
@@ -30,6 +32,7 @@ from .pictures import as_seen, check_range, open_picture, picture_paths
 __all__ = ["ArrayData", "ShardedData", "load_data"]
 
 ASSETS = Path(__file__).parents[1] / "assets"
+BUNDLED_DATA = "digits", *MIXTURES
 SPLITS = "train", "test"
 HELD_OUT_DIGITS = 297
 TRAIN_IMAGES = "train-images-idx3-ubyte[.gz]"
@@ -59,7 +62,7 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     - an .npz file: its array ``images``, else ``x``, else its only array. 8-bit images [n, h, w] or
       [n, h, w, c], float images [n, c, h, w] in [-1, 1], or float vectors [n, d].
     - a folder of PNG, JPEG, WebP, BMP, TIFF or GIF images of one size, in the order of their names; or of folders of
-      them: ``train`` and ``test``, or one a class, whose labels are not read.
+      them: ``train`` and ``test``, or one a class, whose names :func:`stmd_sdk.data.load_labels` reads.
     - ``"hf:ID[#CONFIG][:column]"``: a data set that the package ``datasets`` can load, and its column of images (the
       first one by default).
 
@@ -72,7 +75,7 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     """
     if split not in SPLITS:
         raise InvalidArgumentError(f"split must be 'train' or 'test', got {split!r}")
-    name = bundled_name(source, ("digits", *MIXTURES), DataError)
+    name = bundled_name(source, BUNDLED_DATA, DataError)
     if name is not None:
         return _digits(split) if name == "digits" else mixture(name)
     if isinstance(source, str) and source.startswith("hf:"):
@@ -81,7 +84,7 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     if path.is_dir():
         return _folder(path, split)
     if not path.is_file():
-        known = ", ".join(["digits", *MIXTURES])
+        known = ", ".join(BUNDLED_DATA)
         where = f". {SOURCES[str(source)]}" if source in SOURCES else ""
         raise DataError(f"{source}: no such file or folder, nor one of {known}, nor hf:ID{where}")
     return _npz(path) if path.suffix == ".npz" else _images(path.name, read_idx(path))
@@ -113,12 +116,17 @@ def _digits(split: str) -> ArrayData:
 
     A copy of the test set of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998, UCI
     Machine Learning Repository, CC BY 4.0), made by
-    ``np.savez_compressed("digits.npz", images=load_digits().images.astype(np.uint8))``.
+    ``np.savez_compressed("digits.npz", images=load_digits().images.astype(np.uint8),
+    labels=load_digits().target.astype(np.uint8))``.
     """
+    images = torch.from_numpy(read_digits("images", split))[:, None] / 8 - 1
+    return ArrayData("digits", images, PixelCodec())
+
+
+def read_digits(array: Literal["images", "labels"], split: str) -> UInt8[np.ndarray, "n *d"]:
+    """One of the bundled arrays of digits; the last of them are the test split."""
     with np.load(ASSETS / "digits.npz", allow_pickle=False) as file:
-        images = torch.from_numpy(file["images"])[:, None] / 8 - 1
-    train = split == "train"
-    return ArrayData("digits", images[:-HELD_OUT_DIGITS] if train else images[-HELD_OUT_DIGITS:], PixelCodec())
+        return file[array][:-HELD_OUT_DIGITS] if split == "train" else file[array][-HELD_OUT_DIGITS:]
 
 
 def _npz(path: Path) -> ArrayData:

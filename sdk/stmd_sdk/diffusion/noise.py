@@ -2,6 +2,7 @@
 
 A key is (seed, sample indices, path). Drawing from it is pure: the same key gives the same numbers, whatever
 was drawn before, in whatever batch, on whatever device (up to the rounding of its logarithm and cosine).
+A sample's class label rides on its key, and so goes wherever its rows go.
 
 The paths of one sampling run are fixed once for all: x_1 uses ``fold(0)``; step k uses ``fold(2k - 1)`` for
 the posterior and ``fold(2k)`` for the bridge.
@@ -25,10 +26,12 @@ from ..checks import check_integer
 from ..errors import InvalidArgumentError
 from . import philox
 
-__all__ = ["AbstractNoise", "GivenNoise", "Key", "Noise", "fresh_seed"]
+__all__ = ["UNLABELLED", "AbstractNoise", "GivenNoise", "Key", "Noise", "fresh_seed"]
 
 SEEDS = 2**64
 INDICES, DRAWS = 2**32, 2**31 - 1  # the lower word of an index counts samples, the upper word draws
+UNLABELLED = -1
+"""The label of a row of no class."""
 
 
 def fresh_seed() -> int:
@@ -37,7 +40,12 @@ def fresh_seed() -> int:
 
 
 class AbstractNoise(ABC):
-    """What the loop over posterior and bridge asks of its noise: keys along a path, and their normals."""
+    """What the loop over posterior and bridge asks of its noise: keys along a path, their normals and labels.
+
+    ``labels`` are the classes of the rows, or ``UNLABELLED``; None where no row has one.
+    """
+
+    labels: Int[Tensor, " b"] | None
 
     @abstractmethod
     def fold(self: Key, i: int) -> Key:
@@ -58,6 +66,7 @@ class GivenNoise(AbstractNoise):
 
     given: Float[Tensor, "keys b *d"]
     path: tuple[int, ...] = ()
+    labels: Int[Tensor, " b"] | None = None
 
     def fold(self, i: int) -> GivenNoise:
         """The key of slot ``i``."""
@@ -75,12 +84,13 @@ class Noise(AbstractNoise):
     """A key (seed, sample indices, path) and pure functions of it.
 
     ``Noise.of(0, 64)`` is the key of samples 0 to 63 of seed 0; row i of all that it draws depends on the
-    seed, the path and index i alone.
+    seed, the path and index i alone. ``labels`` decide nothing that it draws.
     """
 
     seed: int
     indices: Int[Tensor, " b"]
     path: tuple[int, ...] = ()
+    labels: Int[Tensor, " b"] | None = None
 
     @classmethod
     def of(cls, seed: int, n: int, *, first: int = 0, device: torch.device | str = "cpu") -> Noise:
@@ -113,15 +123,23 @@ class Noise(AbstractNoise):
         n = check_integer("n", n, 1, DRAWS)
         sample, earlier = self.indices % INDICES, self.indices // INDICES
         draw = earlier * n + torch.arange(n, device=self.indices.device)[:, None]
-        return replace(self, indices=(draw * INDICES + sample).flatten())
+        labels = None if self.labels is None else self.labels.repeat(n)
+        return replace(self, indices=(draw * INDICES + sample).flatten(), labels=labels)
 
     def __getitem__(self, rows: slice) -> Noise:
         """The key of some of the rows."""
-        return replace(self, indices=self.indices[rows])
+        return replace(self, indices=self.indices[rows], labels=None if self.labels is None else self.labels[rows])
 
     def to(self, device: torch.device) -> Noise:
         """The same key on another device."""
-        return replace(self, indices=self.indices.to(device))
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, indices=self.indices.to(device), labels=labels)
+
+    def labelled(self, labels: Int[Tensor, " b"]) -> Noise:
+        """The same key, whose rows are of these classes: it draws the same numbers."""
+        if labels.shape != self.indices.shape:
+            raise InvalidArgumentError(f"{len(self)} rows need as many labels, not {list(labels.shape)}")
+        return replace(self, labels=labels.to(self.indices))
 
     def words(self, count: int) -> Int[Tensor, "b count"]:
         """Uniform 32-bit words, as int64."""

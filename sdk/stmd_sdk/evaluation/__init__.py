@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..mixtures.conditioning import conditioned
-    from ..mixtures.law import GaussianMixture, MixturePosterior, exact_velocity, mixture
+    from ..mixtures.law import GaussianMixture, MixturePosterior, exact_velocity
+    from ..mixtures.problems import mixture
     from .bounds import (
         bounded_start,
         consistency_monitor,
@@ -67,7 +68,7 @@ HOMES = {
     "lipschitz_start": "bounds",
     "load_classifier": "features",
     "load_features": "features",
-    "mixture": ".mixtures.law",
+    "mixture": ".mixtures.problems",
     "mmd": "distances",
     "neighbourhood": "neighbours",
     "reference": "quality",

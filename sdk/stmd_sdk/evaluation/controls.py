@@ -70,10 +70,10 @@ class MomentMatchedPosterior:
     def _moments(self, look: Look) -> tuple[Float64[Tensor, "b d"], Float64[Tensor, "b d d"]]:
         """Mean m and covariance Σ_j π_j (C_j + (m_j - m) (m_j - m)ᵀ); C_j depends on t, which rows share."""
         components = self.mixture.components
-        mass, means = look.log_responsibilities.exp(), components.component_means(look)
+        mass, means = look.responsibilities, components.component_means(look)
         mean = torch.einsum("bk,bkd->bd", mass, means)
         variances = components.component_variances(look)[0]
-        within = torch.einsum("kdi,ki,kei->kde", components.axes, variances, components.axes)
+        within = torch.einsum("kid,ki,kie->kde", components.axes, variances, components.axes)
         between = mass.sqrt()[:, :, None] * (means - mean[:, None])
         return mean, torch.einsum("bk,kde->bde", mass, within) + between.mT @ between
 

@@ -17,8 +17,7 @@ cannot either. CRPS can tell two calibrated models apart: the one that uses x_t 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,7 +28,6 @@ from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule
 from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
-from ..progress import progress_bar
 from .calibration import (
     coverage_curve,
     crps,
@@ -43,11 +41,12 @@ from .calibration import (
     tarp_ranks,
     uniformity,
 )
-from .finding import Certificate, Curves, Finding, z_p_value
-from .joint import JointDraws, check_data, check_posterior, check_times, joint_draws
+from .certificate import PosteriorPairs, certified
+from .finding import Certificate, Finding, z_p_value
+from .joint import check_data, check_posterior, check_times, joint_draws
 from .statistics import Estimate, bridge_p_value, combined_p_value, estimate
 
-__all__ = ["HELDOUT_DRAWS", "HELDOUT_PAIRS", "HELDOUT_TIMES", "calibration_findings", "heldout_certificate"]
+__all__ = ["HELDOUT_DRAWS", "HELDOUT_PAIRS", "HELDOUT_TIMES", "calibration", "heldout_certificate"]
 
 HELDOUT_TIMES = (0.3, 0.5, 0.8)
 HELDOUT_DRAWS, HELDOUT_PAIRS, LEAST_PAIRS = 19, 1024, 100
@@ -79,51 +78,43 @@ def heldout_certificate(
         )
     check_data(x_0)
     check_posterior(posterior, x_0[:1], float(times[-1]), Noise.of(seed, 2))
-    begun, findings, curves = time.monotonic(), list[Finding](), list[Curves]()
-    with progress_bar("certifying", len(times), "times", progress) as advance:
-        for i, t in enumerate(times):
-            noise = Noise.of(seed, n).fold(i)
-            joint = joint_draws(posterior, schedule, x_0, t, draws, noise.fold(0))
-            findings += _coverages(joint, schedule, sigma_data, noise.fold(1))
-            more, curve = calibration_findings(joint, schedule, sigma_data, noise.fold(2), tolerance=None)
-            findings += more
-            curves.append(curve)
-            advance()
-    return Certificate(tuple(findings), tuple(curves), n, draws, seed, time.monotonic() - begun)
+
+    def pairs_at(t: float, noise: Noise) -> PosteriorPairs:
+        joint = joint_draws(posterior, schedule, x_0, t, draws, noise.fold(0))
+        return PosteriorPairs(joint, posterior, schedule, sigma_data, noise)
+
+    measures = coverages, calibration
+    return certified(pairs_at, measures, times, pairs=n, draws=draws, seed=seed, progress=progress)
 
 
-def calibration_findings(
-    joint: JointDraws, schedule: Schedule, sigma_data: float, noise: Noise, *, tolerance: float | None
-) -> tuple[list[Finding], Curves]:
-    """TARP and ranks, and their curves."""
+def calibration(pairs: PosteriorPairs, tolerance: float | None = None) -> Iterator[Finding]:
+    """TARP and ranks, with their curves."""
+    joint, noise = pairs.joint, pairs.noise.fold(2)
     n, count = len(joint.x_0), len(joint.draws)
-    tarp = tarp_ranks(joint, schedule, sigma_data, noise.fold(0))
+    tarp = tarp_ranks(joint, pairs.schedule, pairs.sigma_data, noise.fold(0))
+    covered, curve = deviation(tarp, count), tuple(coverage_curve(tarp, count).tolist())
+    yield Finding("TARP", joint.t, covered, 0.0, bridge_p_value(covered.value, n, count), tolerance, curve=curve)
     rank = projected_ranks(joint, DIRECTIONS, noise.fold(1))
-    covered = deviation(tarp, count)
     farthest = max((deviation(column, count, tests=DIRECTIONS) for column in rank.T), key=lambda one: one.value)
-    p_ranks = combined_p_value([uniformity(column, count) for column in rank.T])
-    findings = [
-        Finding("TARP", joint.t, covered, 0.0, bridge_p_value(covered.value, n, count), tolerance),
-        Finding("ranks", joint.t, farthest, 0.0, p_ranks, tolerance),
-    ]
-    curves = Curves(joint.t, coverage_curve(tarp, count).tolist(), histogram(rank, count).tolist())
-    return findings, curves
+    p_value = combined_p_value([uniformity(column, count) for column in rank.T])
+    counts = tuple(histogram(rank, count).tolist())
+    yield Finding("ranks", joint.t, farthest, 0.0, p_value, tolerance, curve=counts)
 
 
-def _coverages(joint: JointDraws, schedule: Schedule, sigma_data: float, noise: Noise) -> list[Finding]:
+def coverages(pairs: PosteriorPairs) -> Iterator[Finding]:
+    """Coverage of 90 % intervals along projections and at the pixels, spread over skill, CRPS."""
+    joint, noise = pairs.joint, pairs.noise.fold(1)
     count, t = len(joint.draws), joint.t
     along = interval_coverage(projected_ranks(joint, INTERVAL_DIRECTIONS, noise.fold(0)), count, LEVEL)
-    _, c_out = ResidualTarget(schedule, sigma_data).coefficients(torch.tensor([t]))
+    yield Finding("projection coverage", t, along, LEVEL, _coverage_p_value(along), TOLERANCE)
+    _, c_out = ResidualTarget(pairs.schedule, pairs.sigma_data).coefficients(torch.tensor([t]))
     alive = lively(joint, float(c_out)).flatten(1)
     pixels = ranks(joint.x_0.flatten(1), joint.draws.flatten(2), noise.fold(1))
     within = interval_coverage(pixels, count, LEVEL, alive)
+    yield Finding("pixel coverage", t, within, LEVEL, _coverage_p_value(within), TOLERANCE)
     spread = spread_skill(joint)
-    return [
-        Finding("projection coverage", t, along, LEVEL, _coverage_p_value(along), TOLERANCE),
-        Finding("pixel coverage", t, within, LEVEL, _coverage_p_value(within), TOLERANCE),
-        Finding("spread-skill", t, spread, 1.0, z_p_value(spread, 1.0)),
-        Finding("CRPS", t, crps(joint), None),
-    ]
+    yield Finding("spread-skill", t, spread, 1.0, z_p_value(spread, 1.0))
+    yield Finding("CRPS", t, crps(joint), None)
 
 
 def _coverage_p_value(found: Estimate) -> float:

@@ -21,7 +21,7 @@ from typing import final
 from ..errors import InvalidArgumentError
 from .statistics import NORMAL_95, Estimate, holm, normal_p_value
 
-__all__ = ["LEVEL", "Certificate", "Curves", "Finding", "z_p_value"]
+__all__ = ["LEVEL", "Certificate", "Finding", "z_p_value"]
 
 LEVEL = 0.05
 
@@ -32,7 +32,8 @@ class Finding:
     """One measure at one t. ``target`` is its value for exact draws, where that is known, and ``tolerance``
     how far off a model may be; without a p-value it is no test, without a tolerance it has no part in the
     verdict. ``one_sided``: only values above the target are wrong, as for a distance, whose unbiased estimate can
-    fall below zero.
+    fall below zero. ``curve`` is what the estimate sums up, where there is more to see: TARP's coverage at levels
+    j / (K + 1), the counts of ranks.
     """
 
     measure: str
@@ -42,6 +43,7 @@ class Finding:
     p_value: float | None = None
     tolerance: float | None = None
     one_sided: bool = False
+    curve: tuple[float, ...] | tuple[int, ...] = ()
 
     @property
     def within(self) -> bool:
@@ -62,21 +64,10 @@ class Finding:
 
 @final
 @dataclass(frozen=True)
-class Curves:
-    """What the report draws at one t: TARP's coverage at levels j / (K + 1), and counts of ranks."""
-
-    t: float
-    coverage: list[float]
-    ranks: list[int]
-
-
-@final
-@dataclass(frozen=True)
 class Certificate:
     """All findings about one posterior."""
 
     findings: tuple[Finding, ...]
-    curves: tuple[Curves, ...]
     pairs: int
     draws: int
     seed: int
@@ -97,6 +88,10 @@ class Certificate:
                 f"about {math.ceil(self.pairs * widest**2)} pairs are needed"
             )
         return all(finding.within for finding in self.findings)
+
+    def curves(self, measure: str) -> dict[float, tuple[float, ...] | tuple[int, ...]]:
+        """The curves of a measure, by t."""
+        return {one.t: one.curve for one in self.findings if one.measure == measure and one.curve}
 
     @property
     def tests(self) -> list[Finding]:

@@ -24,8 +24,9 @@ at 1000. A spread of 0.95 is found by the variance ratio at every t in 50 of 50 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -36,10 +37,10 @@ from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule
 from ..errors import InvalidArgumentError
 from ..mixtures.law import GaussianMixture
-from ..progress import progress_bar
+from .certificate import PosteriorPairs, certified
 from .controls import control_posteriors
-from .coverage import calibration_findings
-from .finding import Certificate, Curves, Finding, z_p_value
+from .coverage import calibration
+from .finding import Certificate, Finding, z_p_value
 from .joint import JointDraws, check_posterior, check_times, draw
 from .oracle import ORACLE_DRAWS, OraclePairs, oracle_pairs, responsibilities
 from .statistics import Estimate, combined_p_value, mean_estimate, ratio_estimate
@@ -129,36 +130,75 @@ def _certificate(
             f"{pairs} pairs with {draws} draws are too few for the tests' level: at least {LEAST_PAIRS} "
             f"pairs with {LEAST_DRAWS} draws are needed, and {PAIRS} pairs for a verdict"
         )
-    begun, findings, curves = time.monotonic(), list[Finding](), list[Curves]()
-    with progress_bar("certifying", len(times), "times", progress) as advance:
-        for i, t in enumerate(times):
-            noise = Noise.of(seed, pairs).fold(i)
-            known = oracle_pairs(mixture, schedule, t, noise.fold(0))
-            joint = JointDraws(known.x_0, known.x_t, t, draw(posterior, known.x_t, t, draws, noise.fold(1)))
-            findings += _against_oracle(joint, known, mixture, schedule)
-            more, curve = calibration_findings(
-                joint, schedule, mixture.root_mean_square(), noise.fold(2), tolerance=TOLERANCES["TARP"]
-            )
-            findings += more
-            findings.append(_two_steps(posterior, joint, known, schedule, noise.fold(3)))
-            curves.append(curve)
-            advance()
-    return Certificate(tuple(findings), tuple(curves), pairs, draws, seed, time.monotonic() - begun)
+
+    def pairs_at(t: float, noise: Noise) -> ExactPairs:
+        exact = oracle_pairs(mixture, schedule, t, noise.fold(0))
+        joint = JointDraws(exact.x_0, exact.x_t, t, draw(posterior, exact.x_t, t, draws, noise.fold(1)))
+        return ExactPairs(PosteriorPairs(joint, posterior, schedule, mixture.root_mean_square(), noise), exact, mixture)
+
+    measures = variance_ratio, mode_mass, energy, exact_calibration, two_steps
+    return certified(pairs_at, measures, times, pairs=pairs, draws=draws, seed=seed, progress=progress)
 
 
-def _against_oracle(
-    joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: Schedule
-) -> Iterator[Finding]:
-    """Variance ratio, mode mass, energy distance and its floor."""
+@final
+@dataclass(frozen=True, eq=False)
+class ExactPairs:
+    """Pairs at one t, and what the ``mixture`` knows of them."""
+
+    pairs: PosteriorPairs
+    exact: OraclePairs
+    mixture: GaussianMixture
+
+
+def variance_ratio(seen: ExactPairs) -> Iterator[Finding]:
+    """E s² over E tr Cov[x_0 | x_t]."""
+    joint, trace = seen.pairs.joint, seen.exact.trace
     spread = joint.draws.var(dim=0).sum(dim=1).double()
-    excess = mean_estimate(spread - known.trace)
-    yield _finding("variance ratio", joint.t, ratio_estimate(spread, known.trace), 1.0, z_p_value(excess, 0.0))
-    yield _mode_mass(joint, known, mixture, schedule)
-    apart = ratio_estimate(*conditional_energy(joint.draws, known.oracle))
-    yield _excess("energy distance", joint.t, apart)
+    excess = mean_estimate(spread - trace)
+    yield _finding("variance ratio", joint.t, ratio_estimate(spread, trace), 1.0, z_p_value(excess, 0.0))
+
+
+def mode_mass(seen: ExactPairs) -> Iterator[Finding]:
+    """The largest error of the mean posterior mass over modes, told apart by name and by rank."""
+    joint, mass = seen.pairs.joint, seen.exact.mass
+    hits = [responsibilities(seen.mixture, seen.pairs.schedule, one) for one in joint.draws[:MASS_DRAWS]]
+    found = torch.stack(hits).mean(dim=0)
+    order = mass.argsort(dim=1, descending=True)
+    error = torch.cat([found - mass, (found - mass).gather(1, order)], dim=1)
+    chance = mass * (1 - mass)
+    informed = torch.cat([chance.sum(dim=0), chance.gather(1, order).sum(dim=0)]) > MASS_INFORMATION
+    estimates = [mean_estimate(column) for column in error.T]
+    largest = max(estimates, key=lambda one: abs(one.value))
+    p_values = [z_p_value(one, 0.0) for one, use in zip(estimates, informed.tolist(), strict=True) if use]
+    size = Estimate(abs(largest.value), largest.error, largest.band)
+    yield _finding("mode mass", joint.t, size, 0.0, combined_p_value(p_values) if p_values else 1.0)
+
+
+def energy(seen: ExactPairs) -> Iterator[Finding]:
+    """The energy distance to the oracle's draws, and its floor: the oracle's against the oracle's."""
+    joint, oracle = seen.pairs.joint, seen.exact.oracle
+    yield _excess("energy distance", joint.t, ratio_estimate(*conditional_energy(joint.draws, oracle)))
     half = ORACLE_DRAWS // 2
-    floor = ratio_estimate(*conditional_energy(known.oracle[:half], known.oracle[half:]))
+    floor = ratio_estimate(*conditional_energy(oracle[:half], oracle[half:]))
     yield Finding("energy floor", joint.t, floor, 0.0)
+
+
+def exact_calibration(seen: ExactPairs) -> Iterator[Finding]:
+    """TARP and ranks, which exact draws bring within a tolerance."""
+    return calibration(seen.pairs, TOLERANCES["TARP"])
+
+
+def two_steps(seen: ExactPairs) -> Iterator[Finding]:
+    """t → t/2 → 0 from two of the draws, against the others, which went t → 0."""
+    pairs, joint = seen.pairs, seen.pairs.joint
+    n, u, noise = len(joint.x_t), joint.t / 2, pairs.noise.fold(3)
+    from_t, to_u = joint.x_t.new_full((n,), joint.t), joint.x_t.new_full((n,), u)
+    ends: list[Tensor] = []
+    for k, x_0 in enumerate(joint.draws[:2]):
+        x_u = pairs.schedule.bridge(x_0, joint.x_t, from_t, to_u, noise.fold(2 * k).normal(*x_0.shape[1:]))
+        ends.append(draw(pairs.posterior, x_u, u, 1, noise.fold(2 * k + 1))[0])
+    apart, _ = conditional_energy(torch.stack(ends), joint.draws[2:])
+    yield _excess("two steps", joint.t, ratio_estimate(apart, _mean_distance(seen.exact.oracle)))
 
 
 def conditional_energy(
@@ -174,40 +214,6 @@ def _mean_distance(x: Float[Tensor, "K n d"]) -> Float[Tensor, " n"]:
     """mean ‖x - x'‖ over distinct draws."""
     count, x = len(x), x.transpose(0, 1)
     return torch.cdist(x, x, compute_mode=EXACT).sum(dim=(1, 2)) / (count * (count - 1))
-
-
-def _mode_mass(joint: JointDraws, known: OraclePairs, mixture: GaussianMixture, schedule: Schedule) -> Finding:
-    hits = [responsibilities(mixture, schedule, one) for one in joint.draws[:MASS_DRAWS]]
-    found = torch.stack(hits).mean(dim=0)
-    order = known.mass.argsort(dim=1, descending=True)
-    error = torch.cat([found - known.mass, (found - known.mass).gather(1, order)], dim=1)
-    chance = known.mass * (1 - known.mass)
-    informed = torch.cat([chance.sum(dim=0), chance.gather(1, order).sum(dim=0)]) > MASS_INFORMATION
-    estimates = [mean_estimate(column) for column in error.T]
-    largest = max(estimates, key=lambda one: abs(one.value))
-    p_values = [z_p_value(one, 0.0) for one, use in zip(estimates, informed.tolist(), strict=True) if use]
-    return _finding(
-        "mode mass",
-        joint.t,
-        Estimate(abs(largest.value), largest.error, largest.band),
-        0.0,
-        combined_p_value(p_values) if p_values else 1.0,
-    )
-
-
-def _two_steps(
-    posterior: Posterior, joint: JointDraws, known: OraclePairs, schedule: Schedule, noise: Noise
-) -> Finding:
-    """t → t/2 → 0 from two of the draws, against the others, which went t → 0."""
-    n, u = len(joint.x_t), joint.t / 2
-    from_t, to_u = joint.x_t.new_full((n,), joint.t), joint.x_t.new_full((n,), u)
-    ends: list[Tensor] = []
-    for k, x_0 in enumerate(joint.draws[:2]):
-        x_u = schedule.bridge(x_0, joint.x_t, from_t, to_u, noise.fold(2 * k).normal(*x_0.shape[1:]))
-        ends.append(draw(posterior, x_u, u, 1, noise.fold(2 * k + 1))[0])
-    apart, _ = conditional_energy(torch.stack(ends), joint.draws[2:])
-    gap = ratio_estimate(apart, _mean_distance(known.oracle))
-    return _excess("two steps", joint.t, gap)
 
 
 def _finding(measure: str, t: float, found: Estimate, target: float, p_value: float) -> Finding:

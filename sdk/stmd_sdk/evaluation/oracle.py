@@ -41,7 +41,7 @@ def looks(
     for start in range(0, len(x_t), size):
         x = x_t[start : start + size].double()
         times = torch.full((len(x),), t, dtype=torch.float64)
-        look = mixture.components.look(x, schedule.alpha(times), schedule.sigma(times))
+        look = mixture.components.look(x, schedule.alpha(times), schedule.variance(times))
         yield slice(start, start + len(x)), look
 
 
@@ -55,12 +55,12 @@ def oracle_pairs(mixture: GaussianMixture, schedule: Schedule, t: float, noise: 
     for rows, look in looks(mixture, schedule, x_t, t):
         for k, key in enumerate(keys, start=1):
             oracle[k, rows] = mixture.components.draw(look, key[rows]).float()
-        mass[rows] = look.log_responsibilities.exp().float()
+        mass[rows] = look.responsibilities.float()
         trace[rows] = mixture.components.covariance_trace(look).float()
     return OraclePairs(x_0, x_t, t, oracle, mass, trace)
 
 
 def responsibilities(mixture: GaussianMixture, schedule: Schedule, x_0: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
     """p(j | x_0): a look at t = 0."""
-    seen = [look.log_responsibilities.exp().float() for _, look in looks(mixture, schedule, x_0, 0.0)]
+    seen = [look.responsibilities.float() for _, look in looks(mixture, schedule, x_0, 0.0)]
     return torch.cat(seen)

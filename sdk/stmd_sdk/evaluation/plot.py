@@ -126,10 +126,10 @@ def _first_measure(axes: Axes, report: Report) -> None:
 
 def _coverage(axes: Axes, report: Report) -> None:
     reach = 0.05
-    for curves in report.certificate.curves:
-        levels = [j / (len(curves.coverage) + 1) for j in range(len(curves.coverage) + 2)]
-        gap = [found - level for found, level in zip([0.0, *curves.coverage, 1.0], levels, strict=True)]
-        axes.plot(levels, gap, marker=".", label=f"t = {curves.t:g}")
+    for t, coverage in report.certificate.curves("TARP").items():
+        levels = [j / (len(coverage) + 1) for j in range(len(coverage) + 2)]
+        gap = [found - level for found, level in zip([0.0, *coverage, 1.0], levels, strict=True)]
+        axes.plot(levels, gap, marker=".", label=f"t = {t:g}")
         reach = max([reach, *(1.1 * abs(value) for value in gap)])
     band = bridge_quantile(report.certificate.draws) / report.certificate.pairs**0.5
     axes.axhspan(-band, band, color="gray", alpha=0.2, label="95 % of exact draws")
@@ -139,10 +139,10 @@ def _coverage(axes: Axes, report: Report) -> None:
 
 def _ranks(axes: Axes, report: Report) -> None:
     reach = 0.2
-    for curves in report.certificate.curves:
-        expected = sum(curves.ranks) / len(curves.ranks)
-        shares = [count / expected for count in curves.ranks]
-        axes.plot(shares, drawstyle="steps-mid", label=f"t = {curves.t:g}")
+    for t, counts in report.certificate.curves("ranks").items():
+        expected = sum(counts) / len(counts)
+        shares = [count / expected for count in counts]
+        axes.plot(shares, drawstyle="steps-mid", label=f"t = {t:g}")
         reach = max([reach, *(1.1 * abs(share - 1) for share in shares)])
     axes.axhline(1, color="black", linewidth=0.8, linestyle="--")
     axes.set(

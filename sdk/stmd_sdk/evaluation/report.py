@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -92,7 +92,10 @@ class Report:
             "seconds": round(certificate.seconds, 2),
             "findings": [_facts(finding) for finding in certificate.findings],
             "rejected": [f"{finding.measure} at t = {finding.t:g}" for finding in certificate.rejected()],
-            "curves": [asdict(curves) for curves in certificate.curves],
+            "curves": [
+                {"t": t, "coverage": coverage, "ranks": certificate.curves("ranks")[t]}
+                for t, coverage in certificate.curves("TARP").items()
+            ],
             "controls": {name: _control_facts(control) for name, control in self.controls.items()},
             "environment": {
                 "stmd_sdk": __version__,

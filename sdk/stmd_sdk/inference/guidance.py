@@ -6,6 +6,7 @@ All work on x_0 as the network sees it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -14,12 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..codecs.codec import Codec
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule, expand
 from ..diffusion.target import ResidualTarget
 from ..errors import InferenceError, InvalidArgumentError
-from ..operators import LinearOperator
+from ..operators import LinearOperator, check_linear, check_reachable, check_scale
+from ..operators.scaled import through_codec
 
 __all__ = [
     "Guide",
@@ -29,6 +32,7 @@ __all__ = [
     "RangeNullGuide",
     "RangeNullPosterior",
     "evaluate",
+    "range_null_guide",
 ]
 
 Guide = Callable[[Posterior], Posterior]
@@ -125,6 +129,27 @@ class RangeNullGuide:
         """The posterior given the measurement."""
         gaussian = ResidualTarget(self.schedule, self.sigma_data)
         return RangeNullPosterior(posterior, self.operator, self.y, self.sigma, gaussian)
+
+
+def range_null_guide(
+    operator: LinearOperator,
+    y: Float[Tensor, "1 *m"],
+    sigma: float,
+    schedule: Schedule,
+    codec: Codec,
+    shape: tuple[int, ...],
+    sigma_data: float,
+) -> RangeNullGuide:
+    """The guide towards a measurement of samples, translated to what the network sees, its scale checked."""
+    if not 0 <= sigma < math.inf:
+        raise InvalidArgumentError(f"sigma must not be negative or infinite, got {sigma}")
+    check_linear(operator, shape, y.device)
+    operator, y = through_codec(operator, y, codec)
+    if sigma == 0:
+        check_reachable(operator, y, codec.bound)
+    elif codec.bound is not None:
+        check_scale(operator, y, shape, codec.bound, sigma)
+    return RangeNullGuide(operator, y, schedule, sigma_data, sigma)
 
 
 @final

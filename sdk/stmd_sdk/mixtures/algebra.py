@@ -1,4 +1,4 @@
-"""The algebra of Gaussian mixtures seen through Gaussian noise: float64, one chunk at a time, no checks.
+"""The algebra of Gaussian mixtures seen through Gaussian noise: one chunk at a time, no checks.
 
 Everything rests on one fact: seen through x = a x_0 + s n, n ~ N(0, I), a mixture stays a mixture. In the
 eigenbasis Q_j of component j's covariance C_j, with eigenvalues λ and e = Q_jᵀ (x - a m_j),
@@ -6,23 +6,23 @@ eigenbasis Q_j of component j's covariance C_j, with eigenvalues λ and e = Q_j�
     log N(x; a m_j, a² C_j + s² I) = -½ Σ_i [ e_i² / (a² λ_i + s²) + log(2π (a² λ_i + s²)) ]
     x_0 | x, j = m_j + Q_j g,   g_i ~ N( a λ_i e_i / (a² λ_i + s²),  λ_i s² / (a² λ_i + s²) )
 
-so that one eigendecomposition per component serves every a and s.
+so that one eigendecomposition per component serves every a and s. Numbers are of the components' type: float64 where
+a mixture is an oracle (:mod:`.law`), float32 where it is part of a model (:mod:`.local`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion.noise import Noise
 
-__all__ = ["Components", "Look", "pick"]
+__all__ = ["Components", "Look", "entry", "interval"]
 
 
 @final
@@ -30,93 +30,113 @@ __all__ = ["Components", "Look", "pick"]
 class Look:
     """A chunk of looks x = a x_0 + s n, in the components' eigenbases."""
 
-    a: Float64[Tensor, "b 1 1"]
-    s: Float64[Tensor, "b 1 1"]
-    e: Float64[Tensor, "b k d"]
-    total: Float64[Tensor, "b k d"]  # a² λ + s², the variances of e
-    log_joint: Float64[Tensor, "b k"]  # log w_j + log N(x; a m_j, a² C_j + s² I)
+    a: Float[Tensor, "b 1 1"]
+    variance: Float[Tensor, "b 1 1"]  # s²
+    e: Float[Tensor, "b k d"]
+    total: Float[Tensor, "b k d"]  # a² λ + s², the variances of e
+    log_joint: Float[Tensor, "b k"]  # log w_j + log N(x; a m_j, a² C_j + s² I), less its constant -½ d log 2π
 
     @cached_property
-    def log_responsibilities(self) -> Float64[Tensor, "b k"]:
-        """log p(j | x)."""
-        return self.log_joint.log_softmax(dim=1)
+    def responsibilities(self) -> Float[Tensor, "b k"]:
+        """p(j | x)."""
+        return self.log_joint.softmax(dim=1)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Components:
-    """The components of a mixture: column i of ``axes[j]`` is the eigenvector of ``eigenvalues[j, i]``."""
+    """The components of a mixture: row i of ``axes[j]`` is the eigenvector of ``eigenvalues[j, i]``, which rise."""
 
-    log_weights: Float64[Tensor, " k"]
-    means: Float64[Tensor, "k d"]
-    eigenvalues: Float64[Tensor, "k d"]
-    axes: Float64[Tensor, "k d d"]
+    log_weights: Float[Tensor, " k"]
+    means: Float[Tensor, "k d"]
+    eigenvalues: Float[Tensor, "k d"]
+    axes: Float[Tensor, "k d d"]
+    centres: Float[Tensor, "k d"]  # the means along the axes
 
-    def look(self, x: Float64[Tensor, "b d"], a: Float64[Tensor, " b"], s: Float64[Tensor, " b"]) -> Look:
-        """Project x = a x_0 + s n on every eigenbasis and weigh the components."""
+    @classmethod
+    def of(
+        cls, weights: Float[Tensor, " k"], means: Float[Tensor, "k d"], covariances: Float[Tensor, "k d d"]
+    ) -> Components:
+        """The components of Σ_j w_j N(m_j, C_j)."""
+        eigenvalues, axes = torch.linalg.eigh(covariances)
+        return cls(weights.log(), means, eigenvalues, axes.mT.contiguous(), torch.einsum("kd,kdi->ki", means, axes))
+
+    def to(self, to: torch.device | torch.dtype) -> Components:
+        """The same elsewhere, or in another precision."""
+        return Components(*(table.to(to) for table in vars(self).values()))
+
+    def along(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b k d"]:
+        """Q_jᵀ x: x along the axes of each component."""
         k, d = self.means.shape
-        a_, s_ = a[:, None, None], s[:, None, None]
-        projected_means = torch.einsum("kd,kdi->ki", self.means, self.axes)
-        e = (x @ self.axes.transpose(0, 1).reshape(d, k * d)).unflatten(1, (k, d)) - a_ * projected_means
-        total = a_**2 * self.eigenvalues + s_**2
-        log_density = -0.5 * (e.square() / total + total.log()).sum(dim=2) - 0.5 * d * math.log(2 * math.pi)
-        return Look(a_, s_, e, total, self.log_weights + log_density)
+        return (x @ self.axes.reshape(k * d, d).T).unflatten(1, (k, d))
 
-    def score(self, look: Look) -> Float64[Tensor, "b d"]:
+    def look(self, x: Float[Tensor, "b d"], a: Float[Tensor, " b"], variance: Float[Tensor, " b"]) -> Look:
+        """Project x = a x_0 + s n on every eigenbasis and weigh the components; ``variance`` is s²."""
+        a_, variance_ = a[:, None, None], variance[:, None, None]
+        # Few passes over [b, k, d], which is where the time goes.
+        e = torch.addcmul(self.along(x), a_, self.centres, value=-1)
+        total = torch.addcmul(variance_, a_**2, self.eigenvalues)
+        log_joint = self.log_weights - 0.5 * torch.addcdiv(total.log(), e.square(), total).sum(dim=2)
+        return Look(a_, variance_, e, total, log_joint)
+
+    def score(self, look: Look) -> Float[Tensor, "b d"]:
         """-Σ_j p(j | x) (a² C_j + s² I)⁻¹ (x - a m_j)."""
         return -self._average(look, look.e / look.total)
 
-    def mean(self, look: Look) -> Float64[Tensor, "b d"]:
+    def mean(self, look: Look) -> Float[Tensor, "b d"]:
         """E[x_0 | x]."""
-        gain = look.a * self.eigenvalues * look.e / look.total
-        return look.log_responsibilities.exp() @ self.means + self._average(look, gain)
+        return look.responsibilities @ self.means + self._average(look, self._pull(look))
 
-    def component_means(self, look: Look) -> Float64[Tensor, "b k d"]:
+    def component_means(self, look: Look) -> Float[Tensor, "b k d"]:
         """E[x_0 | x, j]."""
-        gain = look.a * self.eigenvalues * look.e / look.total
-        return self.means + torch.einsum("kdi,bki->bkd", self.axes, gain)
+        return self.means + torch.einsum("kid,bki->bkd", self.axes, self._pull(look))
 
-    def component_variances(self, look: Look) -> Float64[Tensor, "b k d"]:
+    def component_variances(self, look: Look) -> Float[Tensor, "b k d"]:
         """The eigenvalues of Cov[x_0 | x, j], whose eigenvectors are the axes."""
-        return look.s**2 * self.eigenvalues / look.total
+        return look.variance * self.eigenvalues / look.total
 
-    def covariance_trace(self, look: Look) -> Float64[Tensor, " b"]:
+    def covariance_trace(self, look: Look) -> Float[Tensor, " b"]:
         """tr Cov[x_0 | x] by the law of total variance."""
         between = (self.component_means(look) - self.mean(look)[:, None]).square().sum(dim=2)
         within = self.component_variances(look).sum(dim=2)
-        return (look.log_responsibilities.exp() * (within + between)).sum(dim=1)
+        return (look.responsibilities * (within + between)).sum(dim=1)
 
-    def draw(self, look: Look, noise: Noise) -> Float64[Tensor, "b d"]:
-        """x_0 ~ p(x_0 | x): pick a component by its responsibility, then draw from its Gaussian alone."""
-        j = pick(look.log_responsibilities, noise.fold(0))
-        row = torch.arange(len(j), device=j.device)
-        eigenvalues, total = self.eigenvalues[j], look.total[row, j]
-        gain = look.a[:, 0] * eigenvalues * look.e[row, j] / total
-        deviation = look.s[:, 0] * (eigenvalues / total).sqrt()
-        return self._place(j, gain + deviation * noise.fold(1).normal(self.means.shape[1]))
+    def given(self, look: Look, j: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and deviation of g, x_0 = m_j + Q_j g, given x and one component a row."""
+        share = self.eigenvalues[j] / entry(look.total, j)
+        return look.a[:, 0] * share * entry(look.e, j), (share * look.variance[:, 0]).sqrt()
 
-    def draw_data(self, noise: Noise) -> Float64[Tensor, "b d"]:
+    def place(self, j: Int[Tensor, " b"], g: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """m_j + Q_j g, with one j a row."""
+        return self.means[j] + torch.einsum("bi,bid->bd", g, self.axes[j])
+
+    def draw(self, look: Look, noise: Noise) -> Float[Tensor, "b d"]:
+        """x_0 ~ p(x_0 | x): choose a component by its responsibility, then draw from its Gaussian alone."""
+        j = interval(noise.fold(0).uniform().to(look.e), look.responsibilities.cumsum(dim=1))
+        mean, deviation = self.given(look, j)
+        return self.place(j, mean + deviation * noise.fold(1).normal(self.means.shape[1]))
+
+    def draw_data(self, noise: Noise) -> Float[Tensor, "b d"]:
         """x_0 ~ p(x_0), from the same keys: the posterior of a look that shows nothing, a = 0."""
-        j = pick(self.log_weights.expand(len(noise), -1), noise.fold(0))
-        return self._place(j, self.eigenvalues[j].sqrt() * noise.fold(1).normal(self.means.shape[1]))
+        weights = self.log_weights.exp().cumsum(dim=0).expand(len(noise), -1)
+        j = interval(noise.fold(0).uniform().to(weights), weights)
+        return self.place(j, self.eigenvalues[j].sqrt() * noise.fold(1).normal(self.means.shape[1]))
 
-    def _average(self, look: Look, g: Float64[Tensor, "b k d"]) -> Float64[Tensor, "b d"]:
+    def _pull(self, look: Look) -> Float[Tensor, "b k d"]:
+        """The means of every component's g."""
+        return look.a * self.eigenvalues * look.e / look.total
+
+    def _average(self, look: Look, g: Float[Tensor, "b k d"]) -> Float[Tensor, "b d"]:
         """Σ_j p(j | x) Q_j g_j."""
         k, d = self.means.shape
-        weighted = look.log_responsibilities.exp()[:, :, None] * g
-        return weighted.flatten(1) @ self.axes.transpose(1, 2).reshape(k * d, d)
-
-    def _place(self, j: Int[Tensor, " b"], g: Float64[Tensor, "b d"]) -> Float64[Tensor, "b d"]:
-        """m_j + Q_j g with one j a row; the rows of a component share one product."""
-        x = torch.empty_like(g)
-        for component in j.unique().tolist():
-            rows = (j == component).nonzero().flatten()
-            x[rows] = self.means[component] + g[rows] @ self.axes[component].T
-        return x
+        return (look.responsibilities[:, :, None] * g).flatten(1) @ self.axes.reshape(k * d, d)
 
 
-def pick(log_probabilities: Float64[Tensor, "b k"], noise: Noise) -> Int[Tensor, " b"]:
-    """One component a row, by inverting the cumulative distribution at the row's uniform."""
-    cumulative = log_probabilities.exp().cumsum(dim=1)
-    level = noise.uniform().double()[:, None] * cumulative[:, -1:]
-    return (cumulative < level).sum(dim=1)
+def interval(u: Float[Tensor, " b"], edges: Float[Tensor, "b k"]) -> Int[Tensor, " b"]:
+    """Which of the intervals with these upper ends holds u; the last one, where rounding leaves it above all."""
+    return (u[:, None] > edges[:, :-1]).sum(dim=1)
+
+
+def entry(x: Float[Tensor, "b k *d"], j: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
+    """Row by row the entry j."""
+    return x[torch.arange(x.shape[0], device=x.device), j]

@@ -11,10 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,17 +27,13 @@ from ..errors import InvalidArgumentError
 from .algebra import Components, Look
 
 __all__ = [
-    "MIXTURES",
     "ComponentPosterior",
     "GaussianMixture",
     "MixturePosterior",
     "Times",
     "exact_velocity",
-    "mixture",
 ]
 
-MIXTURES = "mixture2d", "mixture3", "mixture8", "mixture64"
-ASSETS = Path(__file__).parents[1] / "assets"
 DEFAULT = VPSchedule()
 CHUNK = 2**20  # numbers in one array [rows, k, d]: 8 MiB
 DEGENERATE = 1e-10  # smallest eigenvalue of a covariance, relative to its largest
@@ -53,7 +47,7 @@ Times = float | Float[Tensor, " b"]
 class ComponentPosterior:
     """p(x_0 | x_t) as a mixture of Gaussians; component j has the covariance Q_j diag(variances_j) Q_jᵀ.
 
-    Q_j is ``GaussianMixture.components.axes[j]``: it does not depend on t.
+    The rows of ``GaussianMixture.components.axes[j]`` are the columns of Q_j, which does not depend on t.
     """
 
     log_responsibilities: Float[Tensor, "b k"]
@@ -103,8 +97,7 @@ class GaussianMixture:
     @cached_property
     def components(self) -> Components:
         """The components in their eigenbases."""
-        eigenvalues, axes = torch.linalg.eigh(self.covariances)
-        return Components(self.weights.log(), self.means, eigenvalues, axes)
+        return Components.of(self.weights, self.means, self.covariances)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,67 +123,68 @@ class GaussianMixture:
         self, x_t: Float[Tensor, "b d"], t: Times = 0.0, schedule: Schedule = DEFAULT
     ) -> Float[Tensor, " b"]:
         """log p(x_t); differentiable in x_t."""
-        a, s = self._marginal(x_t, t, schedule)
-        return self._chunked(x_t, a, s, lambda look, _: look.log_joint.logsumexp(dim=1))
+        a, variance = self._marginal(x_t, t, schedule)
+        constant = 0.5 * self.shape[0] * math.log(2 * math.pi)
+        return self._chunked(x_t, a, variance, lambda look, _: look.log_joint.logsumexp(dim=1) - constant)
 
     def score(self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT) -> Float[Tensor, "b d"]:
         """∇ log p(x_t)."""
-        a, s = self._marginal(x_t, t, schedule)
-        return self._chunked(x_t, a, s, lambda look, _: self.components.score(look))
+        a, variance = self._marginal(x_t, t, schedule)
+        return self._chunked(x_t, a, variance, lambda look, _: self.components.score(look))
 
     def component_posterior(
         self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT
     ) -> ComponentPosterior:
         """p(x_0 | x_t), exactly, in 8 b k d bytes."""
-        a, s = self._marginal(x_t, t, schedule)
+        a, variance = self._marginal(x_t, t, schedule)
         return ComponentPosterior(
-            self._chunked(x_t, a, s, lambda look, _: look.log_responsibilities),
-            self._chunked(x_t, a, s, lambda look, _: self.components.component_means(look)),
-            self._chunked(x_t, a, s, lambda look, _: self.components.component_variances(look)),
+            self._chunked(x_t, a, variance, lambda look, _: look.log_joint.log_softmax(dim=1)),
+            self._chunked(x_t, a, variance, lambda look, _: self.components.component_means(look)),
+            self._chunked(x_t, a, variance, lambda look, _: self.components.component_variances(look)),
         )
 
     def posterior_mean(self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT) -> Float[Tensor, "b d"]:
         """E[x_0 | x_t]."""
-        a, s = self._marginal(x_t, t, schedule)
-        return self._chunked(x_t, a, s, lambda look, _: self.components.mean(look))
+        a, variance = self._marginal(x_t, t, schedule)
+        return self._chunked(x_t, a, variance, lambda look, _: self.components.mean(look))
 
     def posterior_covariance_trace(
         self, x_t: Float[Tensor, "b d"], t: Times, schedule: Schedule = DEFAULT
     ) -> Float[Tensor, " b"]:
         """tr Cov[x_0 | x_t], the total conditional variance."""
-        a, s = self._marginal(x_t, t, schedule)
-        return self._chunked(x_t, a, s, lambda look, _: self.components.covariance_trace(look))
+        a, variance = self._marginal(x_t, t, schedule)
+        return self._chunked(x_t, a, variance, lambda look, _: self.components.covariance_trace(look))
 
     def draw_posterior(
         self, x_t: Float[Tensor, "b d"], t: Times, noise: Noise, schedule: Schedule = DEFAULT
     ) -> Float[Tensor, "b d"]:
         """Draw x_0 ~ p(x_0 | x_t), exactly."""
-        a, s = self._marginal(x_t, t, schedule)
+        a, variance = self._marginal(x_t, t, schedule)
         keys = noise.to(self.means.device)
-        return self._chunked(x_t, a, s, lambda look, rows: self.components.draw(look, keys[rows]))
+        return self._chunked(x_t, a, variance, lambda look, rows: self.components.draw(look, keys[rows]))
 
     def denoise(self, x: Float[Tensor, "b d"], sigma: Times) -> Float[Tensor, "b d"]:
         """E[x_0 | x_0 + sigma n = x], sigma >= 0: the denoiser D(x, σ) of the identity of two looks."""
         s = _rows(x, sigma)
         if not bool((s >= 0).all()):
             raise InvalidArgumentError("sigma must not be negative")
-        return self._chunked(x, torch.ones_like(s), s, lambda look, _: self.components.mean(look))
+        return self._chunked(x, torch.ones_like(s), s**2, lambda look, _: self.components.mean(look))
 
     def _marginal(self, x_t: Tensor, t: Times, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """(α_t, σ_t) of each row, float64."""
+        """(α_t, σ_t²) of each row, float64."""
         rows = _rows(x_t, t)
         if not bool(((rows >= 0) & (rows <= 1)).all()):
             raise InvalidArgumentError("t must lie in [0, 1]")
-        return schedule.alpha(rows), schedule.sigma(rows)
+        return schedule.alpha(rows), schedule.variance(rows)
 
-    def _chunked(self, x: Tensor, a: Tensor, s: Tensor, function: Callable[[Look, slice], Tensor]) -> Tensor:
-        """Apply ``function`` to looks x = a x_0 + s n by chunks; the border of shapes, types and devices."""
+    def _chunked(self, x: Tensor, a: Tensor, variance: Tensor, function: Callable[[Look, slice], Tensor]) -> Tensor:
+        """Apply ``function`` to looks at x_0 by chunks; the border of shapes, types and devices."""
         if x.ndim != 2 or x.shape[1:] != self.shape or len(x) == 0:
             raise InvalidArgumentError(f"{self.name} takes points [b, {self.shape[0]}], got {list(x.shape)}")
         size = max(1, CHUNK // self.means.numel())
-        inside, a, s = (values.to(self.means.device, torch.float64) for values in (x, a, s))
+        inside, a, variance = (values.to(self.means.device, torch.float64) for values in (x, a, variance))
         chunks = [slice(start, start + size) for start in range(0, len(x), size)]
-        results = [function(self.components.look(inside[c], a[c], s[c]), c).to(x) for c in chunks]
+        results = [function(self.components.look(inside[c], a[c], variance[c]), c).to(x) for c in chunks]
         return torch.cat(results)
 
 
@@ -225,37 +219,6 @@ def exact_velocity(
         raise InvalidArgumentError("tau and t must lie in (0, 1]")
     velocity = GlassVelocity(mixture.denoise, schedule, target)
     return velocity(z.double(), tau_rows, tau_rows, x_t.double(), t_rows).to(z)
-
-
-def mixture(name: str) -> GaussianMixture:
-    """One of the analytic problems, whose definitions are fixed so that results compare.
-
-    - ``mixture2d``: eight equal modes on a circle of radius 1.4, the first at angle 0, deviation 0.15.
-    - ``mixture3``: means (-3, -3), (0, 0), (3, 3), covariance ½ I, equal weights.
-    - ``mixture8``: 25 modes in 8-D, equal weights, deviation 0.25; the first two coordinates of the means
-      form the grid {-2, -1, 0, 1, 2}², the others are 0.
-    - ``mixture64``: 20 full covariances fitted to the 8×8 digits; its parameters, stored as float32, are of
-      ``sklearn.mixture.GaussianMixture(20, covariance_type="full", reg_covar=5e-3, random_state=0)
-      .fit(load_digits().data / 8 - 1)`` with scikit-learn 1.9.1.
-    """
-    match name:
-        case "mixture2d":
-            angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
-            circle = torch.stack([angle.cos(), angle.sin()], dim=1)
-            return GaussianMixture.isotropic(1.4 * circle, 0.15, name)
-        case "mixture3":
-            means = torch.tensor([[-3.0, -3.0], [0.0, 0.0], [3.0, 3.0]], dtype=torch.float64)
-            return GaussianMixture.isotropic(means, math.sqrt(0.5), name)
-        case "mixture8":
-            side = torch.arange(-2, 3, dtype=torch.float64)
-            means = torch.nn.functional.pad(torch.cartesian_prod(side, side), (0, 6))
-            return GaussianMixture.isotropic(means, 0.25, name)
-        case "mixture64":
-            with np.load(ASSETS / "mixture64.npz", allow_pickle=False) as file:
-                stored = {key: torch.from_numpy(file[key]) for key in ("weights", "means", "covariances")}
-            return GaussianMixture(stored["weights"], stored["means"], stored["covariances"], name)
-        case _:
-            raise InvalidArgumentError(f"no mixture {name!r}; there are {', '.join(MIXTURES)}")
 
 
 def _rows(x: Tensor, times: Times) -> Tensor:

@@ -10,7 +10,7 @@ import base64
 import binascii
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
 
@@ -24,6 +24,7 @@ from ..diffusion.noise import Noise
 from ..diffusion.schedule import Schedule
 from ..diffusion.target import AbstractTarget
 from ..errors import InvalidArgumentError
+from .algebra import Components, entry, interval
 
 __all__ = ["LocalGaussians", "MixtureTarget"]
 
@@ -34,26 +35,6 @@ CENTRE = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.000
           -0.00417768164, 0.246640727, 1.50140941)  # fmt: skip
 TAILS = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
          0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Tables:
-    """The mixture in its eigenbases, eigenvalues rising: what every look at it needs, float32."""
-
-    log_weights: Float[Tensor, " k"]
-    means: Float[Tensor, "k d"]
-    eigenvalues: Float[Tensor, "k d"]
-    axes: Float[Tensor, "k d d"]  # rows are eigenvectors
-    centres: Float[Tensor, "k d"]  # the means along the axes
-
-    def to(self, device: torch.device) -> _Tables:
-        return _Tables(*(table.to(device) for table in vars(self).values()))
-
-    def along(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b k d"]:
-        """x along the axes of each Gaussian."""
-        k, d = self.means.shape
-        return (x @ self.axes.reshape(k * d, d).T).unflatten(1, (k, d))
 
 
 @final
@@ -73,8 +54,7 @@ class LocalGaussians:
     def __post_init__(self) -> None:
         check_integer("clusters", self.clusters, 1)
         check_integer("dimension", self.dimension, 1)
-        tables = self.tables
-        if not all(bool(table.isfinite().all()) for table in vars(tables).values()):
+        if not all(bool(table.isfinite().all()) for table in vars(self.components).values()):
             raise InvalidArgumentError("parameters: need finite numbers, positive weights and positive eigenvalues")
 
     @classmethod
@@ -88,8 +68,8 @@ class LocalGaussians:
         return cls(k, d, base64.b64encode(numbers.numpy().astype("<f4").tobytes()).decode())
 
     @cached_property
-    def tables(self) -> _Tables:
-        """The parameters read; NaN where they make no sense."""
+    def components(self) -> Components:
+        """The parameters read, float32; NaN where they make no sense."""
         k, d = self.clusters, self.dimension
         try:
             numbers = np.frombuffer(base64.b64decode(self.parameters, validate=True), "<f4").astype(np.float64)
@@ -102,12 +82,9 @@ class LocalGaussians:
         rows, columns = torch.tril_indices(d, d)
         covariances = torch.zeros(k, d, d, dtype=torch.float64)
         covariances[:, rows, columns] = covariances[:, columns, rows] = lower.nan_to_num(posinf=0, neginf=0).view(k, -1)
-        eigenvalues, axes = torch.linalg.eigh(covariances)
-        means = means.view(k, d)
-        tables = weights.log(), means, eigenvalues, axes.mT, torch.einsum("kd,kdi->ki", means, axes)
+        components = Components.of(weights, means.view(k, d), covariances).to(torch.float32)
         # The logarithm says whether they are positive.
-        log_weights, means, eigenvalues, axes, centres = (table.float().contiguous() for table in tables)
-        return _Tables(log_weights, means, eigenvalues.log().exp(), axes, centres)
+        return replace(components, eigenvalues=components.eigenvalues.log().exp())
 
 
 @final
@@ -127,22 +104,21 @@ class MixtureTarget(AbstractTarget):
 
     schedule: Schedule
     gaussians: LocalGaussians
-    _on: dict[torch.device, _Tables] = field(default_factory=dict[torch.device, _Tables], init=False, repr=False)
+    _on: dict[torch.device, Components] = field(default_factory=dict[torch.device, Components], init=False, repr=False)
 
     def encode(
         self, x_0: Float[Tensor, "b d"], x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"], noise: Noise
     ) -> Float[Tensor, "b d"]:
         """One of the y of x_0, chosen by ``noise``."""
-        tables = self._tables(x_0.device)
+        components = self._components(x_0.device)
 
         def one(x_0: Tensor, x_t: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
-            own = tables.along(x_0) - tables.centres
-            fit = tables.log_weights - 0.5 * (own.square() / tables.eigenvalues + tables.eigenvalues.log()).sum(dim=2)
-            k = _interval(uniform, fit.softmax(dim=1).cumsum(dim=1))
-            edges, away, total = self._look(tables, x_t, t)
-            mean, deviation = self._posterior(tables, t, k, _pick(away, k), _pick(total, k))
-            y = (_pick(own, k) - mean) / deviation
-            low, width = _ends(edges, k)
+            own = components.look(x_0, torch.ones_like(t), torch.zeros_like(t))
+            k = interval(uniform, own.responsibilities.cumsum(dim=1))
+            look = components.look(x_t, self.schedule.alpha(t), self.schedule.variance(t))
+            mean, deviation = components.given(look, k)
+            y = (entry(own.e, k) - mean) / deviation
+            low, width = _ends(look.responsibilities.cumsum(dim=1), k)
             return torch.cat([_quantile(low + width * _share(y[:, 0]))[:, None], y[:, 1:]], dim=1)
 
         return self._chunked(one, x_0, x_t, t, noise.uniform())
@@ -151,37 +127,22 @@ class MixtureTarget(AbstractTarget):
         self, y: Float[Tensor, "b d"], x_t: Float[Tensor, "b d"], t: Float[Tensor, " b"]
     ) -> Float[Tensor, "b d"]:
         """x_0 of y."""
-        tables = self._tables(y.device)
+        components = self._components(y.device)
 
         def one(y: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-            edges, away, total = self._look(tables, x_t, t)
-            u = _share(y[:, 0])
-            k = _interval(u, edges)
+            look = components.look(x_t, self.schedule.alpha(t), self.schedule.variance(t))
+            edges, u = look.responsibilities.cumsum(dim=1), _share(y[:, 0])
+            k = interval(u, edges)
             low, width = _ends(edges, k)
             y = torch.cat([_quantile((u - low) / width)[:, None], y[:, 1:]], dim=1)
-            mean, deviation = self._posterior(tables, t, k, _pick(away, k), _pick(total, k))
-            return tables.means[k] + torch.einsum("bi,bid->bd", mean + deviation * y, tables.axes[k])
+            mean, deviation = components.given(look, k)
+            return components.place(k, mean + deviation * y)
 
         return self._chunked(one, y, x_t, t)
 
-    def _look(self, tables: _Tables, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """W_k [b, k]; and along the axes of each Gaussian [b, k, d] the way from it to x_t, and x_t's variance."""
-        alpha, variance = (one[:, None, None] for one in (self.schedule.alpha(t), self.schedule.variance(t)))
-        # Few passes over [b, k, d], which is where the time goes.
-        away = torch.addcmul(tables.along(x_t), alpha, tables.centres, value=-1)
-        total = torch.addcmul(variance, alpha**2, tables.eigenvalues)
-        log_joint = tables.log_weights - 0.5 * torch.addcdiv(total.log(), away.square(), total).sum(dim=2)
-        return log_joint.softmax(dim=1).cumsum(dim=1), away, total
-
-    def _posterior(self, tables: _Tables, t: Tensor, k: Tensor, away: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """μ_k - m_k and s_k of the Gaussian k, along its axes [b, d]."""
-        alpha, variance = self.schedule.alpha(t)[:, None], self.schedule.variance(t)[:, None]
-        share = tables.eigenvalues[k] / total
-        return alpha * share * away, (share * variance).sqrt()
-
-    def _tables(self, device: torch.device) -> _Tables:
+    def _components(self, device: torch.device) -> Components:
         if device not in self._on:
-            self._on[device] = self.gaussians.tables.to(device)
+            self._on[device] = self.gaussians.components.to(device)
         return self._on[device]
 
     def _chunked(self, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
@@ -217,17 +178,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     return value
 
 
-def _interval(u: Float[Tensor, " b"], edges: Float[Tensor, "b k"]) -> Int[Tensor, " b"]:
-    """Which of the intervals with these upper ends holds u; the last one, where rounding leaves it above all."""
-    return (u[:, None] > edges[:, :-1]).sum(dim=1)
-
-
 def _ends(edges: Float[Tensor, "b k"], k: Int[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """The lower end and the length of the interval k."""
-    low = _pick(torch.nn.functional.pad(edges, (1, 0)), k)
-    return low, (_pick(edges, k) - low).clamp(min=1e-30)
-
-
-def _pick(x: Float[Tensor, "b k *d"], k: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
-    """Row by row the entry k."""
-    return x[torch.arange(x.shape[0], device=x.device), k]
+    low = entry(torch.nn.functional.pad(edges, (1, 0)), k)
+    return low, (entry(edges, k) - low).clamp(min=1e-30)

@@ -12,6 +12,7 @@ from torch import nn
 from ..checks import check_integer
 from ..codecs.codec import Codec
 from ..config import read_config, read_json
+from ..diffusion.classes import Classes, LabelledPosterior
 from ..diffusion.loop import MAX_STEPS
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
@@ -35,8 +36,8 @@ class ModelSpec:
 
     ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean
     square of the network's data about zero, σ_d, and ``local_gaussians`` the mixture fitted to them that target
-    ``mixture`` starts from: both are measured once, before the training. ``training`` holds facts for
-    people: data, steps, seconds, commit.
+    ``mixture`` starts from: both are measured once, before the training. ``classes`` are those of a network that
+    takes labels. ``training`` holds facts for people: data, steps, seconds, commit.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelSpec:
     schedule: ScheduleConfig = field(default_factory=VPSchedule)
     sigma_data: float = 1.0
     local_gaussians: LocalGaussians | None = None
+    classes: Classes | None = None
     training: dict[str, Fact] = field(default_factory=dict[str, Fact])
     version: int = SPEC_VERSION
 
@@ -70,8 +72,8 @@ class ModelSpec:
 
     @property
     def times(self) -> int:
-        """How many times the network takes: (τ, τ - r, t), (τ, τ - r) or (t)."""
-        return self.objective.times
+        """How many times the network takes, (τ, τ - r, t), (τ, τ - r) or (t), and one more for the label if any."""
+        return self.objective.times + (self.classes is not None)
 
     @property
     def in_channels(self) -> int:
@@ -90,19 +92,27 @@ class ModelSpec:
             self.network,
             in_channels=self.in_channels,
             out_channels=self.shape[0],
-            times=self.times,
+            times=self.objective.times,
             size=self.shape[1:],
+            classes=0 if self.classes is None else self.classes.count,
         )
 
     def build_posterior(
         self, network: Network, mean_flow_steps: int = 1
-    ) -> FlowPosterior | MeanFlowPosterior | PointPosterior:
+    ) -> FlowPosterior | MeanFlowPosterior | PointPosterior | LabelledPosterior:
         """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
-        return self.objective.posterior(network, mean_flow_steps, self.measured)
+        if self.classes is None:
+            return self.objective.posterior(network, mean_flow_steps, self.measured)
+        return LabelledPosterior(
+            network, self.classes, lambda given: self.objective.posterior(given, mean_flow_steps, self.measured)
+        )
 
     def to_json(self) -> str:
-        """The spec as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The spec as JSON; of a model without classes, as it was before there were any."""
+        values = asdict(self)
+        if self.classes is None:
+            del values["classes"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelSpec:

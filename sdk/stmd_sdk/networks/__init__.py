@@ -13,24 +13,27 @@ __all__ = ["PRESETS", "DiTConfig", "MLPConfig", "NetworkConfig", "UNetConfig", "
 
 
 def build_network(
-    config: NetworkConfig, *, in_channels: int, out_channels: int, times: int, size: tuple[int, ...]
+    config: NetworkConfig, *, in_channels: int, out_channels: int, times: int, size: tuple[int, ...], classes: int = 0
 ) -> nn.Module:
-    """A freshly initialised network; ``size`` is the spatial shape of its input, () for vectors."""
+    """A freshly initialised network; ``size`` is the spatial shape of its input, () for vectors.
+
+    With ``classes`` it takes their labels as one more column of its times; the class after the last is no label.
+    """
     _check_size(config, size)
     _check_numbers(config, in_channels, size)
     match config:
         case UNetConfig():
             from .unet import UNet  # noqa: PLC0415  diffusers takes seconds to import
 
-            return UNet(config, in_channels, out_channels, times)
+            return UNet(config, in_channels, out_channels, times, classes)
         case DiTConfig():
             from .dit import DiT  # noqa: PLC0415
 
-            return DiT(config, in_channels, out_channels, times, (size[0], size[1]))
+            return DiT(config, in_channels, out_channels, times, (size[0], size[1]), classes)
         case MLPConfig():
             from .mlp import ResidualMLP  # noqa: PLC0415
 
-            return ResidualMLP(config, in_channels, out_channels, times)
+            return ResidualMLP(config, in_channels, out_channels, times, classes)
 
 
 MOST_NUMBERS = 2**27

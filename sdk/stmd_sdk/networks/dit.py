@@ -71,10 +71,19 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """Images [b, in_channels, h, w] and times [b, times] to [b, out_channels, h, w]."""
+    """Images [b, in_channels, h, w] and times [b, k] to [b, out_channels, h, w].
+
+    k is ``times``, and one more for the labels of a network with ``classes``.
+    """
 
     def __init__(
-        self, config: DiTConfig, in_channels: int, out_channels: int, times: int, size: tuple[int, int]
+        self,
+        config: DiTConfig,
+        in_channels: int,
+        out_channels: int,
+        times: int,
+        size: tuple[int, int],
+        classes: int = 0,
     ) -> None:
         super().__init__()
         patch = config.patch_size
@@ -83,7 +92,7 @@ class DiT(nn.Module):
         self.enter = nn.Linear(in_channels * patch**2, config.width)
         grid = positions(size[0] // patch, size[1] // patch, config.width)
         self.register_buffer("positions", grid, persistent=False)
-        self.embed = TimesEmbedding(times, config.width, config.width)
+        self.embed = TimesEmbedding(times, config.width, config.width, classes)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(config.width, 2 * config.width)

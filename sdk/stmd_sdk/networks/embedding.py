@@ -1,4 +1,4 @@
-"""The embedding of a network's times, shared by all networks."""
+"""The embedding of a network's times and labels, shared by all networks."""
 
 from __future__ import annotations
 
@@ -35,18 +35,25 @@ class ResidualBlock(nn.Module):
 
 
 class TimesEmbedding(nn.Module):
-    """Sinusoidal features of each of ``times`` times in [0, 1], mixed by a residual MLP to one embedding."""
+    """Sinusoidal features of each of ``times`` times in [0, 1], mixed by a residual MLP to one embedding.
 
-    def __init__(self, times: int, hidden: int, width: int) -> None:
+    With ``classes`` a last column holds labels, 0 to ``classes`` - 1, or ``classes`` for none, and a vector of each is
+    added to the embedding, as in ADM (Dhariwal and Nichol, 2021).
+    """
+
+    def __init__(self, times: int, hidden: int, width: int, classes: int = 0) -> None:
         super().__init__()
         self.enter = nn.Linear(times * FEATURES, hidden)
         self.blocks = nn.Sequential(ResidualBlock(hidden), ResidualBlock(hidden))
         self.leave = nn.Linear(hidden, width)
+        self.classes = nn.Embedding(classes + 1, width) if classes else None
 
     def forward(self, times: Float[Tensor, "b k"]) -> Float[Tensor, "b width"]:
         """Embed the times; the features are float32 at least, whatever the dtype of the weights."""
         # No buffer: a cast of the module to bfloat16 would round the frequencies, hence the angles by 0.1.
         times = times.to(torch.promote_types(times.dtype, torch.float32))
-        angles = times[:, :, None] * frequencies(times)
+        own = times if self.classes is None else times[:, :-1]
+        angles = own[:, :, None] * frequencies(times)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
-        return self.leave(self.blocks(self.enter(features.to(self.enter.weight.dtype))))
+        embedding = self.leave(self.blocks(self.enter(features.to(self.enter.weight.dtype))))
+        return embedding if self.classes is None else embedding + self.classes(times[:, -1].long())

@@ -40,11 +40,14 @@ def fourier_features(x: Float[Tensor, "b c"], octaves: int) -> Float[Tensor, "b 
 
 
 class ResidualMLP(nn.Module):
-    """Vectors [b, in_channels] and times [b, times] to [b, out_channels]."""
+    """Vectors [b, in_channels] and times [b, k] to [b, out_channels].
 
-    def __init__(self, config: MLPConfig, in_channels: int, out_channels: int, times: int) -> None:
+    k is ``times``, and one more for the labels of a network with ``classes``.
+    """
+
+    def __init__(self, config: MLPConfig, in_channels: int, out_channels: int, times: int, classes: int = 0) -> None:
         super().__init__()
-        self.embed = TimesEmbedding(times, config.embedding_width, config.embedding_width)
+        self.embed = TimesEmbedding(times, config.embedding_width, config.embedding_width, classes)
         self.octaves = config.octaves
         self.enter = nn.Linear(in_channels * (1 + 2 * config.octaves), config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.embedding_width) for _ in range(config.depth))

@@ -43,9 +43,12 @@ class LayoutAttention:
 
 
 class UNet(nn.Module):
-    """Images [b, in_channels, h, w] and times [b, times] to [b, out_channels, h, w]."""
+    """Images [b, in_channels, h, w] and times [b, k] to [b, out_channels, h, w].
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, times: int) -> None:
+    k is ``times``, and one more for the labels of a network with ``classes``.
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, times: int, classes: int = 0) -> None:
         super().__init__()
         levels = range(len(config.channels))
         area = config.patch_size**2
@@ -67,7 +70,7 @@ class UNet(nn.Module):
         # UNet2DModel's own timestep stays 0: all times enter through the embedding. From the number diffusers would
         # copy one to the device in each call. Made on the CPU even where the weights are built on the meta device.
         self.register_buffer("timestep", torch.zeros(1, dtype=torch.long, device="cpu"), persistent=False)
-        self.embed = TimesEmbedding(times, config.embedding_width, 4 * config.channels[0])
+        self.embed = TimesEmbedding(times, config.embedding_width, 4 * config.channels[0], classes)
         self.fold = nn.PixelUnshuffle(config.patch_size)
         self.unfold = nn.PixelShuffle(config.patch_size)
 

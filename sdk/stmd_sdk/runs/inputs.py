@@ -1,4 +1,4 @@
-"""What a user passes to a sampler, checked once, at the public border."""
+"""What a user passes to a sampler and gets from it, checked once, at the public border."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from ..checks import check_integer
 from ..diffusion.loop import times_of_rows
 from ..diffusion.noise import Noise, fresh_seed
-from ..errors import InvalidArgumentError
+from ..errors import InferenceError, InvalidArgumentError
 from ..models.spec import ModelSpec
 
-__all__ = ["BUCKET", "noise_of", "state_of", "whole_buckets"]
+__all__ = ["BUCKET", "check_samples", "noise_of", "state_of", "whole_buckets"]
 
 BUCKET = 16  # rows of a batch-invariant evaluation
 logger = logging.getLogger("stmd_sdk")
@@ -60,3 +60,13 @@ def state_of(x_t: Any, t: Any, spec: ModelSpec, device: torch.device) -> tuple[T
         raise InvalidArgumentError("t must lie in (0, 1]")
     spec.objective.check_times(t)
     return x_t, t
+
+
+def check_samples(samples: Tensor) -> Tensor:
+    """The samples, all of them finite: their extremes tell, in one pass."""
+    if not bool(torch.stack(torch.aminmax(samples)).isfinite().all()):
+        bad = int((~samples.flatten(1).isfinite().all(dim=1)).sum())
+        raise InferenceError(
+            f"{bad} of {len(samples)} samples have values that are not finite: the model, or what guides it, gives them"
+        )
+    return samples

@@ -13,7 +13,7 @@ from stmd_sdk.diffusion.glass import GlassVelocity
 from stmd_sdk.diffusion.posterior import FlowPosterior
 from stmd_sdk.diffusion.schedule import Schedule
 from stmd_sdk.diffusion.target import AbstractAffineTarget, ResidualTarget
-from stmd_sdk.mixtures.law import mixture
+from stmd_sdk.mixtures.problems import mixture
 from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig
 

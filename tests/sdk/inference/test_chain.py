@@ -11,8 +11,8 @@ from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.evaluation import GaussianMixture, MixturePosterior, conditioned, energy_distance, mixture
 from stmd_sdk.inference.chain import FreeNoising, RangeNoising, metropolis, noising_for
 from stmd_sdk.inference.diagnostics import effective_samples, split_r_hat
-from stmd_sdk.inference.draws import run_chains
 from stmd_sdk.inference.resampling import effective_roots, next_temperature, systematic
+from stmd_sdk.inference.running import run_chains
 from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.operators import GaussianNoise, Mask, Matrix, Measurement, box_mask

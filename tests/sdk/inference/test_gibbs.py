@@ -9,8 +9,8 @@ from stmd_sdk import InferenceError, InferenceWarning, InvalidArgumentError, Mod
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.evaluation import GaussianMixture, MixturePosterior, conditioned, energy_distance, mixture
 from stmd_sdk.inference.coupling import SliceCoupling, coupling_for, elliptical_slice
-from stmd_sdk.inference.draws import run_gibbs
 from stmd_sdk.inference.gibbs import annealed_gibbs, coupling_levels, resampled_gibbs
+from stmd_sdk.inference.running import run_gibbs
 from stmd_sdk.models.objective import BY_KIND
 from stmd_sdk.networks import MLPConfig
 from stmd_sdk.operators import GaussianNoise, Mask, Matrix, Measurement, PoissonNoise, gaussian_projections

@@ -18,7 +18,7 @@ from stmd_sdk import (
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.diffusion.loop import time_grid
 from stmd_sdk.evaluation import MixturePosterior, conditioned, energy_distance, mixture
-from stmd_sdk.inference.draws import run_particles
+from stmd_sdk.inference.running import run_particles
 from stmd_sdk.inference.steering import best_of, steered_sde
 from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig

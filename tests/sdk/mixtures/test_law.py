@@ -19,7 +19,8 @@ from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.mixtures.conditioning import conditioned
-from stmd_sdk.mixtures.law import MIXTURES, GaussianMixture, MixturePosterior, exact_velocity, mixture
+from stmd_sdk.mixtures.law import GaussianMixture, MixturePosterior, exact_velocity
+from stmd_sdk.mixtures.problems import MIXTURES, mixture
 
 SCHEDULE = VPSchedule()
 GRID = torch.linspace(-30, 30, 60001, dtype=torch.float64)  # of x_0, for quadrature
@@ -109,7 +110,7 @@ def test_the_posterior_of_a_gaussian_is_the_closed_form():
     torch.testing.assert_close(chosen.posterior_mean(x_t, t), expected, atol=1e-9, rtol=1e-8)
     posterior = chosen.component_posterior(x_t, t)
     axes = chosen.components.axes[0]
-    found = axes @ posterior.variances[:, 0].diag_embed() @ axes.T
+    found = axes.T @ posterior.variances[:, 0].diag_embed() @ axes
     torch.testing.assert_close(found, precision.inverse(), atol=1e-9, rtol=1e-8)
 
 
@@ -121,7 +122,7 @@ def test_draws_have_the_posterior_s_mean_and_covariance():
     weights, means, axes = posterior.log_responsibilities[0].exp(), posterior.means[0], chosen.components.axes
     assert weights.max() < 0.9  # several components take part
     mean = weights @ means
-    within = torch.einsum("k,kij,kj,klj->il", weights, axes, posterior.variances[0], axes)
+    within = torch.einsum("k,kji,kj,kjl->il", weights, axes, posterior.variances[0], axes)
     covariance = within + torch.einsum("k,ki,kj->ij", weights, means - mean, means - mean)
     draws = MixturePosterior(chosen)(x_t.repeat(n, 1), t.repeat(n), Noise.of(7, n)).double()
     white = torch.linalg.solve(torch.linalg.cholesky(covariance), (draws - mean).T)

@@ -1,0 +1,142 @@
+"""Laws of training with classes: each row's loss hears its own label, and who asks for a class gets it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler
+from stmd_sdk.codecs.codec import VectorCodec
+from stmd_sdk.data.arrays import ArrayData
+from stmd_sdk.data.load import load_data
+from stmd_sdk.diffusion.noise import UNLABELLED
+from stmd_sdk.errors import DataWarning
+from stmd_sdk.models.tensors import read_metadata, read_tensors, write_tensors
+from stmd_training.batches import batches_of
+from stmd_training.recipe import load_recipe
+from stmd_training.run import Run
+
+PLAIN = (
+    "network={kind='mlp', width=32, depth=1}", "shape=[2]", "codec.kind=vector", "classes=3", "batch_size=64",
+    "steps=8", "checkpoint_every=4", "log_every=1", "sample_every=1000", "learning_rate=3e-3", "warmup_steps=0",
+    "decay=constant", "flow.power=0",
+)  # fmt: skip
+OBJECTIVES = {
+    "stmd": ("target=residual", "energy_score.weight=1", "learned_weights=true"),
+    "stmd, the error of x0": ("target=residual", "energy_score.weight=1", "error_of=x0"),
+    "meanflow": ("objective=meanflow",),
+    "ddpm": ("objective=ddpm",),
+}
+
+
+def recipe_of(*settings):
+    return load_recipe("mixture2d", (*PLAIN, *settings))
+
+
+def three_spots(n=600):
+    """Class c about the point (2c - 2, 1), deviation 0.2."""
+    labels = torch.arange(n) % 3
+    points = torch.stack([2.0 * labels - 2, torch.ones(n)], dim=1) + 0.2 * Noise.of(0, n).normal(2)
+    return ArrayData("spots", points, VectorCodec(), labels, ("left", "middle", "right"))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_each_row_s_loss_hears_its_own_label(objective):
+    recipe = recipe_of(*OBJECTIVES[objective])
+    spec = recipe.model_spec(1.0, {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = spec.build_network()
+    torch.nn.init.normal_(network.leave.weight)
+    loss, x_0, key = recipe.loss(spec, None), Noise.of(1, 8).normal(2), Noise.of(2, 8)
+    labels = torch.tensor([0, 1, 2, UNLABELLED, 0, 1, 2, UNLABELLED])
+    before = loss(network, x_0, key.labelled(labels))
+    for row in range(8):
+        other = labels.clone()
+        other[row] = 2 if labels[row] == 0 else 0
+        moved = (loss(network, x_0, key.labelled(other)) - before).abs() > 1e-6
+        assert moved.nonzero().flatten().tolist() == [row]
+
+
+def test_a_share_of_the_rows_is_hidden_and_all_others_have_their_own_labels():
+    data = three_spots()
+    batches, plain = batches_of(data, 500, 3, 0.1), batches_of(data, 500, 3)
+    hidden = 0
+    for step in range(20):
+        labels = batches.labels(step)
+        assert torch.equal(labels, batches_of(data, 500, 3, 0.1).labels(step))
+        seen = labels != UNLABELLED
+        assert torch.equal(labels[seen], (batches(step)[seen, 0] / 2 + 1).round().long())
+        assert torch.equal(plain.labels(step)[seen], labels[seen])
+        hidden += int((~seen).sum())
+    assert abs(hidden / 10_000 - 0.1) < 4 * (0.1 * 0.9 / 10_000) ** 0.5
+    assert batches_of(load_data("mixture2d"), 50, 3, 0.1).labels(0) is None
+
+
+def test_who_asks_for_a_class_gets_it_and_who_asks_for_none_gets_all(tmp_path):
+    recipe = recipe_of(*OBJECTIVES["stmd"], "steps=300", "batch_size=128", "unlabelled_share=0.2", "ema=0.98")
+    sampler = Sampler.from_pretrained(Run(recipe, three_spots(), tmp_path)(progress=False), device="cpu")
+    assert sampler.spec.classes.names == ("left", "middle", "right")
+    labels = torch.arange(300) % 3
+
+    def classes_of(key):
+        return (sampler.sample(300, seed=key)[:, 0] / 2 + 1).round().long().clamp(0, 2)
+
+    assert float((classes_of(Noise.of(1, 300).labelled(labels)) == labels).float().mean()) > 0.95
+    counts = torch.bincount(classes_of(Noise.of(1, 300)), minlength=3)
+    assert int(counts.min()) > 50
+
+
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    recipe = recipe_of(*OBJECTIVES["stmd"])
+    whole = Run(recipe, three_spots(), tmp_path / "whole")(progress=False)
+    Run(replace(recipe, steps=4), three_spots(), tmp_path / "stopped")(progress=False)
+    stopped = Run(recipe, three_spots(), tmp_path / "stopped")(progress=False)
+    for name, tensor in load_file(whole).items():
+        assert torch.equal(load_file(stopped)[name], tensor), name
+    with pytest.raises(Exception, match="on other data"):
+        Run(recipe, replace(three_spots(), labels=three_spots().labels.flip(0)), tmp_path / "stopped")(progress=False)
+
+
+def test_a_run_from_before_there_were_classes_goes_on(tmp_path):
+    settings = tuple(setting for setting in PLAIN if setting != "classes=3")
+    recipe = load_recipe("mixture2d", (*settings, "steps=4"))
+    run = Run(recipe, three_spots(), tmp_path)
+    run(progress=False)
+    tensors, metadata = read_tensors(run.state_path)
+    old = json.loads(read_metadata(run.state_path)["recipe"])
+    for key in ("classes", "class_names", "unlabelled_share"):
+        del old[key]
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    write_tensors(run.state_path, tensors, {**metadata, "recipe": json.dumps(old)})
+    Run(replace(recipe, steps=6), three_spots(), tmp_path)(progress=False)
+
+
+def test_data_that_have_not_the_classes_of_the_recipe_are_refused(tmp_path):
+    data = three_spots()
+    with pytest.raises(DataError, match="has no labels, and recipe 'mixture2d' is for 3 classes"):
+        Run(recipe_of(), replace(data, labels=None), tmp_path)
+    with pytest.raises(DataError, match="has no labels"):
+        Run(recipe_of(), load_data("mixture2d"), tmp_path)
+    with pytest.raises(DataError, match=r"labels up to 2, .* for 0 to 1; .*classes=3"):
+        Run(recipe_of("classes=2"), data, tmp_path)
+    with pytest.raises(DataError, match="left, middle, right, and recipe 'mixture2d' calls them a, b, c"):
+        Run(recipe_of("class_names=['a', 'b', 'c']"), data, tmp_path)
+    with pytest.warns(DataWarning, match="no sample is of class 3, which"):
+        Run(recipe_of("classes=4"), data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("classes=-1",), "classes must be an integer from 1"),
+        (("class_names=['a']",), "1 names for 3 classes"),
+        (("unlabelled_share=1",), r"unlabelled_share: must lie in \[0, 1\)"),
+        (("classes=0", "unlabelled_share=0.2"), "need classes"),
+    ],
+)
+def test_a_recipe_of_impossible_classes_is_refused(settings, says):
+    with pytest.raises(InvalidArgumentError, match=says):
+        recipe_of(*settings)
