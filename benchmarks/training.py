@@ -20,9 +20,9 @@ from measuring import environment, interleaved, measured_machine, peak_memory, r
 
 from stmd_sdk.diffusion.noise import Noise
 from stmd_training.losses import FlowLoss, STMDLoss
-from stmd_training.scores import EnergyScore
 from stmd_training.processes import ALONE
 from stmd_training.recipe import load_recipe
+from stmd_training.scores import EnergyScore
 from stmd_training.times import TimeSampler
 
 CPU = torch.device("cpu")
