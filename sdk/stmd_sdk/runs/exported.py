@@ -9,7 +9,6 @@ has the same bits as that of :class:`stmd_sdk.Noise` on the CPU, so the samples 
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -94,7 +93,7 @@ class ExportedRun:
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a new one
         is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.
         """
-        seed = secrets.randbelow(2**31) if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
+        seed = philox.fresh_seed() if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
         n = check_integer("n", n, 1, 2**32)
         first = check_integer("first", first, 0, 2**32 - n)
         size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)

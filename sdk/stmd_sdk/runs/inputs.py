@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..diffusion.loop import times_of_rows
-from ..diffusion.noise import Noise, fresh_seed
+from ..diffusion.noise import Noise
+from ..diffusion.philox import fresh_seed
 from ..errors import InferenceError, InvalidArgumentError
 from ..models.spec import ModelSpec
 
