@@ -4,20 +4,24 @@ Some of the calls; all of them with STMD_ALL_KILLS=1.
 """
 
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 from safetensors.torch import load_file
 
+from stmd_export import export_onnx, onnx_export
+from stmd_export.parity import Parity
 from stmd_sdk.codecs.codec import LatentCodec
 from stmd_sdk.data.latents import cache_latents
 from stmd_sdk.data.load import load_data
 from stmd_sdk.errors import OutputError
-from stmd_sdk.files import written_whole
+from stmd_sdk.files import sha256_of, written_whole
 from stmd_sdk.runs import outputs, stream
 from stmd_training.recipe import load_recipe
 from stmd_training.run import Run
@@ -87,6 +91,44 @@ def test_training(tmp_path, monkeypatch):
         )
 
     assert killing.kill_everywhere(tmp_path, work, content) >= 8
+
+
+def small_graph(spec, *_):
+    """u = x[:, :2], of the network's inputs: for tests of what comes after tracing."""
+    names = ("x", ["b", 4]), ("times", ["b", 3])
+    given = [helper.make_tensor_value_info(name, 1, shape) for name, shape in names]
+    ends = [numpy_helper.from_array(np.array(value), name) for name, value in (("a", [0]), ("o", [2]), ("d", [1]))]
+    node = helper.make_node("Slice", ["x", "a", "o", "d"], ["u"])
+    graph = helper.make_graph([node], "g", given, [helper.make_tensor_value_info("u", 1, ["b", 2])], ends)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.skipif(not killing.ALL, reason="all"))])
+def test_export(tmp_path, monkeypatch, there):
+    """Killed anywhere over an older export, no JSON is left that speaks of another file."""
+    monkeypatch.setattr(onnx_export, "trace_network", small_graph)
+    monkeypatch.setattr(onnx_export, "_parity", lambda *_: Parity("fp32", "not compared", ()))
+
+    def work(folder):
+        export_onnx("mixture2d", folder)
+
+    def older(folder):
+        if there:
+            folder.mkdir()
+            (folder / "mixture2d.onnx").write_bytes(b"older")
+            report = {"sha256": sha256_of(b"older"), "of": "the older"}
+            (folder / "mixture2d.onnx.json").write_text(json.dumps(report))
+
+    def consistent(folder):
+        report = folder / "mixture2d.onnx.json"
+        if report.exists():
+            assert json.loads(report.read_text())["sha256"] == sha256_of((folder / "mixture2d.onnx").read_bytes())
+
+    def content(folder):
+        report = json.loads((folder / "mixture2d.onnx.json").read_text())
+        return {**report, "seconds": 0}, (folder / "mixture2d.onnx").read_bytes(), sorted(os.listdir(folder))
+
+    assert killing.kill_everywhere(tmp_path, work, content, some=9, before=older, killed=consistent) >= 9
 
 
 def test_one_file(tmp_path):

@@ -187,7 +187,7 @@ def test_unfit_folders_name_the_file(tmp_path):
         "1.png": (Image.fromarray(COLOUR[1, :3]), "one size"),
         "2.png": (Image.fromarray(GREY[0]), "one size"),
         "3.png": (Image.fromarray(np.dstack([COLOUR[0], GREY[0]])), "RGBA"),
-        "4.png": (Image.fromarray(GREY[0].astype(np.uint16) * 256), "I;16"),
+        "4.png": (Image.fromarray(GREY[0].astype(np.uint16) * 256), "mode I"),
     }
     for name, (image, message) in unfit.items():
         image.save(tmp_path / name)
