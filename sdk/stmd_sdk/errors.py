@@ -33,6 +33,7 @@ __all__ = [
     "OutputError",
     "StmdError",
     "TrainingError",
+    "out_of_memory",
     "requires_extra",
 ]
 
@@ -87,3 +88,15 @@ def requires_extra(extra: str) -> Generator[None, None, None]:
         raise MissingExtraError(
             f"{package} is not installed; it comes with: pip install 'stmd-sdk[{extra}]'"
         ) from error
+
+
+NO_MEMORY = "can't allocate memory", "Failed to allocate memory", "Storage size calculation overflowed"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in PyTorch, NumPy or ONNX Runtime, which each have an error of their own for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU; it may be absent here
+        or any(phrase in str(error) for phrase in NO_MEMORY)
+    )
