@@ -180,5 +180,5 @@ def _stack(images: Iterable[tuple[str, Callable[[], Image.Image]]], n: int) -> U
 def _hugging_face(source: str, split: str) -> ArrayData:
     """A column of images of a data set that ``datasets`` loads."""
     n, rows = open_column(source, split)
-    opened = ((name, lambda name=name, opening=opening: as_seen(name, opening)) for name, opening in rows)
+    opened = ((name, lambda name=name, content=content: as_seen(name, content)) for name, content in rows)
     return _images(source, _stack(opened, n or 0))

@@ -244,14 +244,52 @@ def test_hugging_face_images_are_those_of_its_data_set(tmp_path, monkeypatch):
     np.testing.assert_allclose(everything(first), floats(COLOUR), atol=1e-7)
     named = load_data(f"hf:{tmp_path / 'set'}:picture", split="test")
     np.testing.assert_array_equal(everything(named), everything(first)[3:4])
-    with pytest.raises(DataError, match="no column of images label; it has picture"):
+    with pytest.raises(DataError, match="no column of images called label; it has picture"):
         load_data(f"hf:{tmp_path / 'set'}:label")
     with pytest.raises(DataError, match="cannot load"):
         load_data(f"hf:{tmp_path / 'nothing'}")
+    with pytest.raises(DataError, match="names no data set"):
+        load_data("hf:")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_rows_and_configurations_of_a_hugging_face_data_set_are_named(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    good, bomb = io.BytesIO(), io.BytesIO()
+    Image.fromarray(COLOUR[0]).save(good, "PNG")
+    Image.new("1", (9000, 9000)).save(bomb, "PNG")
+    damaged = good.getvalue()[:11] + b"\x09" + good.getvalue()[12:]
+    for name, bad, message in (
+        ("none", None, "row 1: holds no picture"),
+        ("text", b"no picture", "row 1: cannot be read as an image"),
+        ("damaged", damaged, "row 1: cannot be read as an image"),
+        ("bomb", bomb.getvalue(), "row 1: has 9000×9000 pixels"),
+    ):
+        rows = [{"bytes": good.getvalue(), "path": None}, bad and {"bytes": bad, "path": None}]
+        made = datasets.Dataset.from_dict({"image": rows}).cast_column("image", datasets.Image())
+        made.to_parquet(written(tmp_path / "sets" / name, {}) / "train.parquet")
+        with pytest.raises(DataError, match=message):
+            load_data(f"hf:{tmp_path / 'sets' / name}")
+        streamed = pictures.stream_pictures(f"hf:{tmp_path / 'sets' / name}", 8)
+        next(streamed)
+        with pytest.raises(DataError, match=message):
+            next(streamed)
+    several = tmp_path / "several"
+    for name, picture in (("small", COLOUR[1]), ("large", COLOUR[2])):
+        written(several / name, {"0.png": picture})
+    entries = "".join(f"- config_name: {name}\n  data_files: {name}/*.png\n" for name in ("small", "large"))
+    (several / "README.md").write_text(f"---\nconfigs:\n{entries}---\n")
+    with pytest.raises(DataError, match="hf:ID#CONFIG"):
+        load_data(f"hf:{several}")
+    np.testing.assert_allclose(everything(load_data(f"hf:{several}#large")), floats(COLOUR[2:3]), atol=1e-7)
+    (only,) = pictures.stream_pictures(f"hf:{several}#small:image", COLOUR.shape[1])
+    assert only.shape == (3, COLOUR.shape[1], COLOUR.shape[1])
 
 
 def written(folder, pictures):
     """A folder with these pictures, by name; others are bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
