@@ -12,7 +12,8 @@
     ├── TrainingError          (RuntimeError)  a run that cannot go on: NaN, another recipe on resume
     └── InferenceError         (RuntimeError)  a chain or an ensemble that cannot go on: it never accepts, NaN
 
-and one warning, InferenceWarning (UserWarning): a result that is valid but rests on few effective samples.
+and one warning, InferenceWarning (UserWarning): a result that is valid but rests on few effective samples, or on a
+measurement that seems to be on another scale.
 
 Each also derives from the built-in that a caller would expect, so ``except ValueError`` goes on working.
 """
@@ -75,7 +76,7 @@ class InferenceError(StmdError, RuntimeError):
 
 
 class InferenceWarning(UserWarning):
-    """Samples that are valid but rest on few effective ones."""
+    """Samples that are valid but rest on few effective ones, or on a measurement of doubtful scale."""
 
 
 @contextmanager

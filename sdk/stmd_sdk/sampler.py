@@ -36,6 +36,7 @@ from .operators import (
     check_measurement,
     check_reachable,
     check_scale,
+    doubt_scale,
 )
 from .operators.scaled import through_codec
 from .progress import progress_bar
@@ -198,7 +199,9 @@ class Sampler:
 
         ``operator`` has ``A``, ``A_adjoint`` and ``A_dagger``: those of :mod:`stmd_sdk.operators`, deepinv's
         linear physics. Without noise every sample meets ``y`` [*m] or [1, *m] exactly, before the codec clamps it.
-        More measurements and other guides compose; for other likelihoods see :meth:`chain` and :meth:`steer`.
+        Images are in [-1, 1]: a ``y`` that looks measured of images in [0, 1] is an :class:`InferenceWarning`, as
+        nothing can tell it for certain. More measurements and other guides compose; for other likelihoods see
+        :meth:`chain` and :meth:`steer`.
         """
         if not 0 <= sigma < math.inf:
             raise InvalidArgumentError(f"sigma must not be negative or infinite, got {sigma}")
@@ -210,6 +213,8 @@ class Sampler:
             check_reachable(operator, y, bound)
         elif bound is not None:
             check_scale(operator, y, self.spec.shape, bound, sigma)
+        if bound is not None:
+            doubt_scale(operator, y, self.spec.shape, bound, sigma)
         return self.guided(RangeNullGuide(operator, y, self.spec.schedule, self.spec.sigma_data, sigma))
 
     def gibbs(
@@ -337,6 +342,7 @@ class Sampler:
             return log_likelihood
         if codec.bound is not None:
             check_scale(operator, y, self.spec.shape, codec.bound, log_likelihood.noise.sigma)
+            doubt_scale(operator, y, self.spec.shape, codec.bound, log_likelihood.noise.sigma)
         return Measurement(*through_codec(operator, y, codec), log_likelihood.noise)
 
     def _times(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
