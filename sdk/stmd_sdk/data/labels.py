@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import DataError
+from ..files import is_folder
 from .cifar import cifar_files, read_cifar
 from .idx import idx_file, read_idx
 from .npz import npz_file, read_npz
@@ -23,7 +24,7 @@ def load_labels(source: str | Path, *, split: str = "train") -> Int[Tensor, " n"
     In the order in which :func:`load_data` gives the images. Raises :class:`DataError` where there are none.
     """
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path, DataError):
         if (idx := idx_file(path, split, "labels")) is not None:
             return _checked(path, read_idx(idx, "labels"))
         if (files := cifar_files(path, split)) is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..codecs.codec import PixelCodec, VectorCodec
 from ..errors import DataError, InvalidArgumentError
-from ..files import bundled_name
+from ..files import bundled_name, is_file, is_folder
 from ..mixtures.law import MIXTURES, GaussianMixture, mixture
 from .arrays import ArrayData, ShardedData
 from .cifar import cifar_files, read_cifar
@@ -78,9 +78,9 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     if isinstance(source, str) and source.startswith("hf:"):
         return _hugging_face(source, split)
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path, DataError):
         return _folder(path, split)
-    if not path.is_file():
+    if not is_file(path, DataError):
         known = ", ".join(["digits", *MIXTURES])
         where = f". {SOURCES[str(source)]}" if source in SOURCES else ""
         raise DataError(f"{source}: no such file or folder, nor one of {known}, nor hf:ID{where}")
@@ -89,7 +89,7 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
 
 def _folder(path: Path, split: str) -> ArrayData | ShardedData:
     """The data of a folder, by what is in it."""
-    if (path / INDEX).is_file():
+    if is_file(path / INDEX, DataError):
         return load_latents(path)
     if (idx := idx_file(path, split)) is not None:
         return _images(path.name, read_idx(idx))

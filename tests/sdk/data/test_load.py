@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import sys
 import zipfile
@@ -222,6 +223,78 @@ def test_unknown_sources_and_splits_say_what_there_is(tmp_path):
         load_data(tmp_path / "nowhere")
     with pytest.raises(InvalidArgumentError, match="'train' or 'test'"):
         load_data("digits", split="validation")
+
+
+def archive(path, header, flag=0, method=zipfile.ZIP_DEFLATED):
+    """An .npz of one array of 400 zero bytes whose header is any text, with a flag and a method that may be false."""
+    text = header.encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(400))
+    content = bytearray(path.read_bytes())
+    central = content.find(b"PK\x01\x02")
+    content[6] |= flag
+    content[central + 8] |= flag
+    content[central + 10] = method
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("shape", "named", "says"),
+    [
+        ("(10, 10)", {}, None),
+        ("(1000000000000,)", {}, r"asks for 4e\+12 bytes"),
+        (f"(10, {10**30})", {}, r"asks for 4e\+31 bytes"),
+        ("(101,)", {}, "expected 404 bytes got 400"),
+        ("(((((", {}, "cannot be read as .npz"),
+        ("(-1,)", {}, "cannot be read as .npz"),
+        ("(10, 10)", {"flag": 1}, "encrypted"),
+        ("(10, 10)", {"flag": 0x40}, "encryption"),
+        ("(10, 10)", {"method": 99}, "compression method"),
+    ],
+)
+def test_what_an_archive_asks_for_is_bounded_by_what_it_holds(tmp_path, shape, named, says):
+    archive(tmp_path / "x.npz", f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n", **named)
+    if says is None:
+        assert len(load_data(tmp_path / "x.npz")) == 10
+    else:
+        with pytest.raises(DataError, match=says):
+            load_data(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("rows", "content", "says"),
+    [
+        (2, bytes(32), None),
+        (2**31, bytes(32), "at most .* follow"),
+        (2, bytes(31), "at most 31 follow"),
+        (2, bytes(2**20), "more follow"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_idx_file_is_read_as_far_as_its_header_says(tmp_path, rows, content, says, packed):
+    whole = bytes([0, 0, 8, 3]) + struct.pack(">3I", rows, 4, 4) + content
+    name = tmp_path / f"train-images-idx3-ubyte{'.gz' if packed else ''}"
+    name.write_bytes(gzip.compress(whole) if packed else whole)
+    if says is None:
+        assert len(load_data(tmp_path)) == 2
+    else:
+        with pytest.raises(DataError, match=says):
+            load_data(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize(
+    "name",
+    ["x.npz", "x/y_train.npz", "x/train-images-idx3-ubyte.gz", "x/data_batch_1.bin", "x/latents.json", "x/0.png"],
+)
+def test_pipes_in_the_place_of_data_are_refused_unread(tmp_path, name):
+    (tmp_path / "x").mkdir()
+    for other in range(2, 6):
+        if "batch" in name:
+            (tmp_path / f"x/data_batch_{other}.bin").write_bytes(bytes(3073))
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is no regular file but a pipe"):
+        load_data(tmp_path / name.split("/")[0])
 
 
 def test_a_missing_package_names_its_pip_line(monkeypatch):
