@@ -50,26 +50,31 @@ def _in_child(work, kill_at=None):
     return os.waitpid(child, 0)[1], int(said or 0)
 
 
-def kill_everywhere(tmp_path, work, content, some=8):
+def kill_everywhere(tmp_path, work, content, some=8, before=lambda folder: None, killed=lambda folder: None):
     """``work(folder)`` killed at each call (or at ``some``) and then done again gives the same ``content(folder)``.
 
-    Nothing hidden is left behind. Returns at how many calls it was killed.
+    Nothing hidden is left behind. ``before(folder)`` makes what stands there first, ``killed(folder)`` looks at what a
+    kill left. Returns at how many calls it was killed.
     """
-    ended, calls = _in_child(lambda: work(tmp_path / "whole"))
+    for name in ("whole", "counted"):
+        before(tmp_path / name)
+    work(tmp_path / "whole")  # in this process, so that no child has to import what it takes
+    ended, calls = _in_child(lambda: work(tmp_path / "counted"))
     assert ended == 0
     assert calls > some
     expected = content(tmp_path / "whole")
-    step = 1 if ALL else max(1, calls // some)
-    killed = range(0, calls, step)
-    for k in killed:
+    moments = range(calls) if ALL else [k * calls // some for k in range(some)]
+    for k in moments:
         folder = tmp_path / f"killed-{k}"
+        before(folder)
         ended, _ = _in_child(lambda folder=folder: work(folder), k)
         assert os.WTERMSIG(ended) == signal.SIGKILL, k
+        killed(folder)
         ended, _ = _in_child(lambda folder=folder: work(folder))
         assert ended == 0, k
         assert content(folder) == expected, k
         assert hidden(folder) == [], k
-    return len(killed)
+    return len(moments)
 
 
 def hidden(folder):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from filelock import FileLock
 
 from stmd_sdk.backends.flavours import load_flavour
 from stmd_sdk.backends.onnx import load_onnx
@@ -27,7 +26,8 @@ from stmd_sdk.backends.tensorrt import (
 )
 from stmd_sdk.config import read_json
 from stmd_sdk.errors import CheckpointError, OutputError
-from stmd_sdk.files import read_bytes
+from stmd_sdk.files import check_writable, read_bytes, sha256_of_file
+from stmd_sdk.locks import locked
 from stmd_sdk.models.artefact import Artefact, Precision, read_onnx
 from stmd_sdk.models.spec import ModelSpec
 
@@ -60,8 +60,11 @@ def export_engine(
 ) -> Path:
     """Build the engine of an ONNX file of :func:`export_onnx` into ``out``; returns the .engine file.
 
-    An engine that is in the cache is copied unless ``force``. Builders of one engine wait for each other.
+    An engine that is in the cache is copied unless ``force``. Builders of one engine wait for each other; another
+    process that writes the same file in ``out`` is an :class:`OutputError`.
     """
+    target = out / f"{onnx_file.stem}.engine"
+    check_writable(target)
     _, artefact = read_onnx(onnx_file)
     if artefact.opset < MIN_OPSET:
         raise CheckpointError(
@@ -69,36 +72,34 @@ def export_engine(
         )
     name, trt = load_flavour(flavour)
     check_architectures(name, trt, architectures)
-    folder = default_cache() if cache is None else cache
-    key = engine_key(onnx_file, name, trt.__version__, batch, architectures)
-    kept = folder / f"{key}.engine"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
-            if force or not _is_of(kept, _digest(onnx_file), name, trt.__version__, batch):
-                _build_into(kept, onnx_file, name, trt, batch, architectures, say)
-            else:
-                say("the engine is in the cache")
-            target = out / f"{onnx_file.stem}.engine"
-            with staged(out) as stage:
-                shutil.copyfile(kept, stage / target.name)
-                shutil.copyfile(manifest_path(kept), manifest_path(stage / target.name))
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write in the cache {folder}: {error.strerror or error}; choose another with --cache-dir"
-        ) from error
+    sha256 = sha256_of_file(onnx_file)
+    key = engine_key(sha256, name, trt.__version__, batch, architectures)
+    kept = (default_cache() if cache is None else cache) / f"{key}.engine"
+    with locked(target):
+        try:
+            with locked(kept, patience=math.inf):
+                if force or not _is_of(kept, sha256, name, trt.__version__, batch):
+                    _build_into(kept, onnx_file, sha256, name, trt, batch, architectures, say)
+                else:
+                    say("the engine is in the cache")
+                engine, manifest = kept.read_bytes(), manifest_path(kept).read_bytes()
+        except OSError as error:
+            raise OutputError(
+                f"cannot write in the cache {kept.parent}: {error.strerror or error}; choose another with --cache-dir"
+            ) from error
+        with staged(target) as stage:
+            (stage / target.name).write_bytes(engine)
+            manifest_path(stage / target.name).write_bytes(manifest)
     return target
 
 
 def engine_key(
-    onnx_file: Path, flavour: str, tensorrt: str, batch: BatchProfile, architectures: tuple[str, ...]
+    onnx_sha256: str, flavour: str, tensorrt: str, batch: BatchProfile, architectures: tuple[str, ...]
 ) -> str:
     """The content address: graph and weights (and with them the precision), builder, profile, GPUs."""
     facts = {
         "cache": CACHE_VERSION,
-        "onnx": _digest(onnx_file),
+        "onnx": onnx_sha256,
         "flavour": flavour,
         "tensorrt": tensorrt,
         "batch": str(batch),
@@ -122,8 +123,8 @@ def _is_of(engine: Path, onnx_sha256: str, flavour: str, tensorrt: str, batch: B
 
 
 def _build_into(
-    kept: Path, onnx_file: Path, flavour: str, trt: Any, batch: BatchProfile, architectures: tuple[str, ...],
-    say: Callable[[str], None],
+    kept: Path, onnx_file: Path, onnx_sha256: str, flavour: str, trt: Any, batch: BatchProfile,
+    architectures: tuple[str, ...], say: Callable[[str], None],
 ) -> None:  # fmt: skip
     started = time.monotonic()
     spec, artefact = read_onnx(onnx_file)
@@ -134,6 +135,8 @@ def _build_into(
         onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, decoder=decoder, batch=batch,
         architectures=architectures, timing_cache=timing.read_bytes() if timing.is_file() else b"", say=say,
     )  # fmt: skip
+    if sha256_of_file(onnx_file) != onnx_sha256:
+        raise CheckpointError(f"{onnx_file}: was replaced while its engine was built; export it again")
 
     def manifest(verified: bool, why: str, parity: dict[str, Any]) -> str:
         return EngineManifest(
@@ -143,7 +146,7 @@ def _build_into(
             architectures=tuple(name.lower() for name in architectures) or _architectures_here(flavour),
             batch=batch,
             artefact=artefact,
-            onnx_sha256=_digest(onnx_file),
+            onnx_sha256=onnx_sha256,
             verified=verified,
             why=why,
             flags=built.flags,
@@ -152,7 +155,7 @@ def _build_into(
             seconds=round(time.monotonic() - started, 2),
         ).to_json(values, parity)
 
-    with staged(kept.parent) as stage:
+    with staged(kept) as stage:
         if built.timing_cache:
             (stage / timing.name).write_bytes(built.timing_cache)
         engine = stage / kept.name
@@ -216,11 +219,7 @@ def _parity_of(onnx_file: Path) -> dict[str, Any]:
     except CheckpointError:
         return {}
     match report:
-        case {"parity": dict(parity), "sha256": str(sha256)} if sha256 == _digest(onnx_file):
+        case {"parity": dict(parity), "sha256": str(sha256)} if sha256 == sha256_of_file(onnx_file):
             return cast(dict[str, Any], parity)
         case _:
             return {}
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

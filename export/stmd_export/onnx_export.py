@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
@@ -24,6 +23,8 @@ from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.diffusion.loop import time_grid
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extra
+from stmd_sdk.files import check_writable, sha256_of_file
+from stmd_sdk.locks import locked
 from stmd_sdk.models.artefact import Artefact, Precision, data_path, sealed
 from stmd_sdk.models.checkpoint import load_model, resolve_model
 from stmd_sdk.models.spec import ModelSpec
@@ -69,50 +70,56 @@ def export_onnx(
     """Export a checkpoint (a bundled name or a .safetensors file) into the folder ``out``; returns the file.
 
     The graph is compared with the trained network before the file appears, and :class:`ParityError` leaves
-    nothing. The report is in the JSON beside it.
+    nothing. The report is in the JSON beside it. One process at a time writes a file; :class:`OutputError` names it.
     """
     started = time.monotonic()
     runtime()  # parity needs it: say that it is missing before the work
     path = resolve_model(model)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")
+    weights = sha256_of_file(path)
     spec, module = load_model(path)
+    if sha256_of_file(path) != weights:
+        raise CheckpointError(f"{path}: was replaced while it was loaded; export it again")
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
     times = _checked_times(trained, whole)
     spec.codec.prepare(spec.shape)
-    say("tracing the network")
-    cast = lowered(module, precision)
-    graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
-    check_precision(graph, precision)
-    if whole is not None:
-        say(f"unrolling {whole.inference_steps} steps of the sampler")
-        graph = trace_sampler(spec, graph, times, whole.mean_flow_steps)
-    artefact = Artefact(
-        kind="network" if whole is None else "sampler",
-        precision=precision,
-        opset=graph.opset_import[0].version,
-        weights=hashlib.sha256(path.read_bytes()).hexdigest(),
-        times=times,
-        mean_flow_steps=0 if whole is None else whole.mean_flow_steps,
-    )
-    found = precision_found(graph)
-    with staged(out) as folder:
-        file = folder / _file_name(spec, whole, precision)
-        artefact = _write(graph, file, spec, artefact)
-        say("comparing with the trained network")
-        parity = _parity(trained, cast, file, artefact, batch)
-        report = {
-            "file": file.name,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            "artefact": json.loads(artefact.to_json()),
-            "spec": json.loads(spec.to_json()),
-            "operators": found,
-            "parity": parity.to_dict(),
-            "made_with": versions(),
-            "seconds": round(time.monotonic() - started, 2),
-        }
-        report_path(file).write_text(json.dumps(report, indent=2, sort_keys=True))
-    return out / file.name
+    target = out / _file_name(spec, whole, precision)
+    check_writable(target)
+    with locked(target, target):
+        say("tracing the network")
+        cast = lowered(module, precision)
+        graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
+        check_precision(graph, precision)
+        if whole is not None:
+            say(f"unrolling {whole.inference_steps} steps of the sampler")
+            graph = trace_sampler(spec, graph, times, whole.mean_flow_steps)
+        artefact = Artefact(
+            kind="network" if whole is None else "sampler",
+            precision=precision,
+            opset=graph.opset_import[0].version,
+            weights=weights,
+            times=times,
+            mean_flow_steps=0 if whole is None else whole.mean_flow_steps,
+        )
+        found = precision_found(graph)
+        with staged(target) as folder:
+            file = folder / target.name
+            artefact = _write(graph, file, spec, artefact)
+            say("comparing with the trained network")
+            parity = _parity(trained, cast, file, artefact, batch)
+            report = {
+                "file": file.name,
+                "sha256": sha256_of_file(file),
+                "artefact": json.loads(artefact.to_json()),
+                "spec": json.loads(spec.to_json()),
+                "operators": found,
+                "parity": parity.to_dict(),
+                "made_with": versions(),
+                "seconds": round(time.monotonic() - started, 2),
+            }
+            report_path(file).write_text(json.dumps(report, indent=2, sort_keys=True))
+    return target
 
 
 def report_path(file: Path) -> Path:
@@ -153,8 +160,7 @@ def _write(graph: onnx.ModelProto, file: Path, spec: ModelSpec, artefact: Artefa
     if sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > INLINE_BYTES:
         data = data_path(file)
         onnx.save_model(graph, file, save_as_external_data=True, location=data.name)
-        with data.open("rb") as weights:
-            artefact = replace(artefact, data=hashlib.file_digest(weights, "sha256").hexdigest())
+        artefact = replace(artefact, data=sha256_of_file(data))
         model = file.read_bytes()
     else:
         model = graph.SerializeToString()

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .errors import StmdError
+from .errors import StmdError, out_of_memory
+from .files import brief
 
 __all__ = ["console", "exit_on_error", "plain", "run_command", "say", "say_error"]
 
@@ -55,7 +56,7 @@ def run_command(app: typer.Typer, *arguments: list[str], prog_name: str | None =
 
 @contextmanager
 def exit_on_error() -> Generator[None, None, None]:
-    """Print an error of this project, or the absence of what the base install brings, as one line; exit with 2."""
+    """Print an error of this project, memory that runs out, or that PyTorch is absent as one line; exit with 2."""
     try:
         yield
     except StmdError as error:
@@ -65,4 +66,10 @@ def exit_on_error() -> Generator[None, None, None]:
         if error.name is None or error.name.startswith("stmd_"):
             raise
         say_error(f"{error.name} is not installed: pip install stmd-sdk (only whole samplers run without PyTorch)")
+        raise typer.Exit(2) from None
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        say_error(f"memory ran out ({brief(what)}); ask for less at once: a smaller batch, model or number of samples")
         raise typer.Exit(2) from None

@@ -12,8 +12,8 @@
     ├── TrainingError          (RuntimeError)  a run that cannot go on: NaN, another recipe on resume
     └── InferenceError         (RuntimeError)  a chain or an ensemble that cannot go on: it never accepts, NaN
 
-and two warnings, each a UserWarning: InferenceWarning, of a result that is valid but rests on few effective samples,
-and DataWarning, of data that will do but lack something.
+and two warnings, each a UserWarning: InferenceWarning, of a result that is valid but rests on few effective samples or
+on a measurement that seems to be on another scale, and DataWarning, of data that will do but lack something.
 
 Each also derives from the built-in that a caller would expect, so ``except ValueError`` goes on working.
 """
@@ -35,6 +35,7 @@ __all__ = [
     "OutputError",
     "StmdError",
     "TrainingError",
+    "out_of_memory",
     "requires_extra",
 ]
 
@@ -76,7 +77,7 @@ class InferenceError(StmdError, RuntimeError):
 
 
 class InferenceWarning(UserWarning):
-    """Samples that are valid but rest on few effective ones."""
+    """Samples that are valid but rest on few effective ones, or on a measurement of doubtful scale."""
 
 
 class DataWarning(UserWarning):
@@ -93,3 +94,15 @@ def requires_extra(extra: str) -> Generator[None, None, None]:
         raise MissingExtraError(
             f"{package} is not installed; it comes with: pip install 'stmd-sdk[{extra}]'"
         ) from error
+
+
+NO_MEMORY = "can't allocate memory", "Failed to allocate memory", "Storage size calculation overflowed"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in PyTorch, NumPy or ONNX Runtime, which each have an error of their own for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # PyTorch's, on a GPU; it may be absent here
+        or any(phrase in str(error) for phrase in NO_MEMORY)
+    )

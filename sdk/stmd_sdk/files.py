@@ -20,6 +20,7 @@ __all__ = [
     "check_writable",
     "is_file",
     "is_folder",
+    "landing",
     "read_bytes",
     "reading",
     "refuse_pointer",
@@ -59,7 +60,7 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
     attempt takes over what a killed one left behind. Raises :class:`OutputError`, also while another process is at it.
     """
     try:
-        target = _target(path)
+        target = landing(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = hidden_beside(target, target.suffix)
         handle = opened_alone(temporary)
@@ -84,7 +85,7 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
 def check_writable(path: Path, *inputs: Path) -> None:
     """Raise now if a file could not be written at ``path`` later, or is one of ``inputs``: before any work is lost."""
     try:
-        target = _target(path)
+        target = landing(path)
         folder = target.parent
         while not folder.exists():
             folder = folder.parent
@@ -98,8 +99,9 @@ def check_writable(path: Path, *inputs: Path) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _target(path: Path) -> Path:
-    """Where ``path`` leads; raises unless that is a regular file, or nothing yet."""
+def landing(path: Path) -> Path:
+    """Where what is written at ``path`` lands, links followed; raises :class:`OutputError` unless a regular file or
+    nothing yet is there."""
     target = Path(os.path.realpath(path))
     try:
         mode = target.lstat().st_mode

@@ -183,7 +183,9 @@ class Sampler:
 
         ``operator`` has ``A``, ``A_adjoint`` and ``A_dagger``: those of :mod:`stmd_sdk.operators`, deepinv's
         linear physics. Without noise every sample meets ``y`` [*m] or [1, *m] exactly, before the codec clamps it.
-        More measurements and other guides compose; for other likelihoods see :meth:`chain` and :meth:`steer`.
+        Images are in [-1, 1]: a ``y`` that looks measured of images in [0, 1] is an :class:`InferenceWarning`, as
+        nothing can tell it for certain. More measurements and other guides compose; for other likelihoods see
+        :meth:`chain` and :meth:`steer`.
         """
         spec, y = self.spec, check_measurement(operator, y, self.spec.shape, self.device)
         return self.guided(range_null_guide(operator, y, sigma, spec.schedule, spec.codec, spec.shape, spec.sigma_data))

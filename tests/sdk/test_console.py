@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 import typer
 
-from stmd_sdk import CheckpointError
+from stmd_sdk import CheckpointError, Noise
 from stmd_sdk.console import exit_on_error, plain, say, say_error
 
 COMMANDS = {
@@ -95,6 +95,43 @@ main()
     assert done.stderr.count("\n") == 1
     assert "is not installed: pip install stmd-sdk" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("stmd", ["certify", "mixture2d"]),
+        ("stmd", ["sample", "-m", "mixture2d", "-n", "3", "-o", "x.npz"]),
+        ("stmd-train", ["mixture2d", "--out", "run"]),
+    ],
+    ids=lambda part: part if isinstance(part, str) else part[0],
+)
+def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch, capsys, name, arguments):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 16000000000 bytes")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Noise, "normal", full)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        import_module(COMMANDS[name]).main()
+    said = capsys.readouterr().err
+    assert "memory" in said
+    assert said.count("\n") == 1
+
+
+def test_memory_runs_out_in_three_libraries_and_nothing_else_is_taken_for_it():
+    class OutOfMemoryError(RuntimeError):
+        """As PyTorch's."""
+
+    class RuntimeException(Exception):
+        pass
+
+    for error in (MemoryError(), OutOfMemoryError("CUDA"), RuntimeException("Failed to allocate memory for buffer")):
+        with pytest.raises(typer.Exit), exit_on_error():
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), exit_on_error():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_every_command_is_here():

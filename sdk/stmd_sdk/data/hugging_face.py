@@ -2,56 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import DataError, requires_extra
+from ..files import brief
 
 __all__ = ["open_column"]
-
-Opening = Callable[[], Image.Image]
 
 
 def open_column(
     source: str, split: str, *, streaming: bool = False, first: int = 0
-) -> tuple[int | None, Iterator[tuple[str, Opening]]]:
-    """How many rows ``hf:ID[#CONFIG][:column]`` has (None if streamed), and a name and a picture's opening of each.
+) -> tuple[int | None, Iterator[tuple[str, bytes]]]:
+    """How many rows ``hf:ID[#CONFIG][:column]`` has (None if streamed), and the name and a picture's file of each.
 
-    ``column`` is the first one of images by default. Raises :class:`DataError` for what cannot be loaded, and for rows
-    without a picture; :class:`MissingExtraError` without the package.
+    ``column`` is the first one of images by default. The files are not decoded here, as pictures are read in one place.
+    Raises :class:`DataError` for what cannot be loaded, and for rows without a picture; :class:`MissingExtraError`
+    without the package.
     """
     with requires_extra("datasets"):
         import datasets  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
         from datasets.exceptions import DatasetsError  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     identifier, configuration, column = _parsed(source)
+    if not identifier:
+        raise DataError(f"{source}: names no data set; say hf:ID, hf:ID#CONFIG or hf:ID:column")
     failures: tuple[type[Exception], ...] = OSError, ValueError, TypeError, DatasetsError
     try:
         rows: Any = datasets.load_dataset(identifier, configuration, split=split, streaming=streaming)
         features = rows.features or {}
     except failures as error:
-        raise DataError(f"{source}: cannot load its {split} split ({error})") from error
+        several = "; name one as hf:ID#CONFIG" if "Config name is missing" in str(error) else ""
+        raise DataError(f"{source}: cannot load its {split} split ({_line(error)}){several}") from error
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if (column and column not in pictures) or not pictures:
-        asked = f"{column}; " if column else "; "
-        raise DataError(f"{source}: has no column of images {asked}it has {', '.join(pictures or features) or 'none'}")
-    return None if streaming else len(rows), _rows(source, rows, column or pictures[0], first, failures)
+        asked = f" called {column}; it has" if column else "; its columns are"
+        raise DataError(f"{source}: has no column of images{asked} {', '.join(pictures or features) or 'none'}")
+    column = column or pictures[0]
+    rows = rows.cast_column(column, datasets.Image(decode=False)).skip(first)
+    return None if streaming else len(rows), _rows(source, rows, column, first, failures)
 
 
 def _rows(
     source: str, rows: Any, column: str, first: int, failures: tuple[type[Exception], ...]
-) -> Iterator[tuple[str, Opening]]:
+) -> Iterator[tuple[str, bytes]]:
+    i = first
     try:
-        for i, row in enumerate(rows.skip(first), start=first):
-            if not isinstance(row[column], Image.Image):
-                raise DataError(f"{source}, row {i}: holds no picture")
-            yield f"{source}, row {i}", lambda picture=row[column]: picture
+        for row in rows:
+            yield f"{source}, row {i}", _content(f"{source}, row {i}", row[column])
+            i += 1
     except failures as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{source}: cannot be read to its end ({error})") from error
+        raise DataError(f"{source}, row {i}: cannot be read ({_line(error)})") from error
+
+
+def _content(name: str, value: Any) -> bytes:
+    """The bytes of a picture's file: in the row, or where its path leads, here or elsewhere."""
+    match value:
+        case {"bytes": bytes(content)}:
+            return content
+        case {"path": str(path)} if path:
+            import fsspec  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  comes with datasets
+
+            opened: Any = fsspec.open(path, "rb")
+            with opened as file:
+                return file.read()
+        case _:
+            raise DataError(f"{name}: holds no picture")
+
+
+def _line(error: Exception) -> str:
+    return brief(" ".join(str(error).split()))
 
 
 def _parsed(source: str) -> tuple[str, str | None, str]:

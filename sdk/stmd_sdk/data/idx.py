@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..errors import DataError
+from ..files import check_regular, is_file
+from .npz import DEFLATED_MOST
 
 __all__ = ["IDX_KINDS", "idx_file", "read_idx"]
 
@@ -35,7 +38,7 @@ def idx_file(folder: Path, split: str, kind: IdxKind = "images") -> Path | None:
         for (kind_of, name), stem in STEMS.items()
         for known in (stem, stem.replace("-idx", ".idx"))  # as some archives name them
         for path in (folder / f"{known}.gz", folder / known)
-        if kind_of == kind and path.is_file()
+        if kind_of == kind and is_file(path, DataError)
     }
     if found and split not in found:
         stem = STEMS[kind, split]
@@ -45,28 +48,38 @@ def idx_file(folder: Path, split: str, kind: IdxKind = "images") -> Path | None:
 
 def read_idx(path: Path, kind: IdxKind = "images") -> UInt8[np.ndarray, "n *hw"]:
     """Read an IDX file of bytes: 00 00 08, the number of dimensions, each as a big-endian word, then the bytes."""
+    check_regular(path, DataError)
+    dimensions = IDX_KINDS[kind]
+    magic, length = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            most = path.stat().st_size * (DEFLATED_MOST if packed else 1)
+            with gzip.open(file) if packed else nullcontext(file) as stream:
+                header = stream.read(length)
+                shape = _shape(path, header, magic, kind)
+                # What the header says is compared with what the file can hold before so much is read.
+                content = stream.read(math.prod(shape) + 1) if math.prod(shape) <= most else b""
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read, it may be truncated or damaged ({error})") from error
-    dimensions = IDX_KINDS[kind]
-    magic, header = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
-    if content[:4] != magic:
+    if len(content) != math.prod(shape):
+        follow = "more follow" if len(content) > math.prod(shape) else f"at most {len(content) or most} follow"
+        raise DataError(f"{path}: damaged, its header says {'×'.join(map(str, shape))} bytes, but {follow}")
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()
+
+
+def _shape(path: Path, header: bytes, magic: bytes, kind: IdxKind) -> tuple[int, ...]:
+    """The shape that a header says."""
+    if header[:4] != magic:
         raise DataError(
-            f"{path}: not an IDX file of {kind}, it begins with {content[:4].hex(' ') or 'nothing'} "
+            f"{path}: not an IDX file of {kind}, it begins with {header[:4].hex(' ') or 'nothing'} "
             f"instead of {magic.hex(' ')}"
         )
-    if len(content) < header:
-        raise DataError(f"{path}: truncated, its header has {len(content)} bytes instead of {header}")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    sizes = "×".join(map(str, shape))
+    length = 4 + 4 * magic[3]
+    if len(header) < length:
+        raise DataError(f"{path}: truncated, its header has {len(header)} bytes instead of {length}")
+    shape = struct.unpack(f">{magic[3]}I", header[4:])
     if min(shape) == 0:
-        raise DataError(f"{path}: holds no {kind}, its header says {sizes}")
-    if len(content) - header != math.prod(shape):
-        raise DataError(
-            f"{path}: damaged, its header says {sizes} bytes, "
-            f"but {len(content) - header} follow instead of {math.prod(shape)}"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+        raise DataError(f"{path}: holds no {kind}, its header says {'×'.join(map(str, shape))}")
+    return shape

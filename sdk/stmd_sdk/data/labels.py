@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import DataError, InvalidArgumentError
-from ..files import bundled_name
+from ..files import bundled_name, is_folder
 from .arrays import ArrayData
 from .cifar import CIFAR_NAMES, cifar_files, read_cifar
 from .idx import idx_file, read_idx
@@ -54,7 +54,7 @@ def _labels_and_names(source: str | Path, split: str) -> tuple[Int[Tensor, " n"]
             return _checked(Path(name), read_digits("labels", split)), ()
         raise DataError(f"{name}: is a law, and has no labels")
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path, DataError):
         if (idx := idx_file(path, split, "labels")) is not None:
             return _checked(path, read_idx(idx, "labels")), ()
         if (files := cifar_files(path, split)) is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..codecs.codec import PixelCodec, VectorCodec
 from ..errors import DataError, InvalidArgumentError
-from ..files import bundled_name
+from ..files import bundled_name, is_file, is_folder
 from ..mixtures.law import GaussianMixture
 from ..mixtures.problems import MIXTURES, mixture
 from .arrays import ArrayData, ShardedData
@@ -81,9 +81,9 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
     if isinstance(source, str) and source.startswith("hf:"):
         return _hugging_face(source, split)
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path, DataError):
         return _folder(path, split)
-    if not path.is_file():
+    if not is_file(path, DataError):
         known = ", ".join(BUNDLED_DATA)
         where = f". {SOURCES[str(source)]}" if source in SOURCES else ""
         raise DataError(f"{source}: no such file or folder, nor one of {known}, nor hf:ID{where}")
@@ -92,7 +92,7 @@ def load_data(source: str | Path, *, split: str = "train") -> ArrayData | Sharde
 
 def _folder(path: Path, split: str) -> ArrayData | ShardedData:
     """The data of a folder, by what is in it."""
-    if (path / INDEX).is_file():
+    if is_file(path / INDEX, DataError):
         return load_latents(path)
     if (idx := idx_file(path, split)) is not None:
         return _images(path.name, read_idx(idx))
@@ -188,5 +188,5 @@ def _stack(images: Iterable[tuple[str, Callable[[], Image.Image]]], n: int) -> U
 def _hugging_face(source: str, split: str) -> ArrayData:
     """A column of images of a data set that ``datasets`` loads."""
     n, rows = open_column(source, split)
-    opened = ((name, lambda name=name, opening=opening: as_seen(name, opening)) for name, opening in rows)
+    opened = ((name, lambda name=name, content=content: as_seen(name, content)) for name, content in rows)
     return _images(source, _stack(opened, n or 0))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataError
@@ -45,12 +45,11 @@ def read_picture(path: Path, channels: int) -> Float[Tensor, "c h w"]:
 
 def open_picture(path: Path) -> Image.Image:
     """The picture of a file, of mode L or RGB, as it looks. Raises :class:`DataError` for what cannot be read so."""
-    content = read_bytes(path, DataError, MOST_BYTES)
-    return as_seen(str(path), lambda: Image.open(io.BytesIO(content), formats=tuple(FORMATS)))
+    return as_seen(str(path), read_bytes(path, DataError, MOST_BYTES))
 
 
-def as_seen(name: str, opening: Callable[[], Image.Image]) -> Image.Image:
-    """The picture that ``opening`` opens, of mode L or RGB: turned as its EXIF data say, and all of it opaque.
+def as_seen(name: str, content: bytes) -> Image.Image:
+    """The picture of a file's ``content``, of mode L or RGB: turned as its EXIF data say, and all of it opaque.
 
     Raises :class:`DataError` for a picture with transparency, several frames, more than 8 bits a channel or another
     space of colours, which would be read otherwise than it looks, and for one that is damaged or beyond 67 megapixels,
@@ -59,7 +58,7 @@ def as_seen(name: str, opening: Callable[[], Image.Image]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, which are refused here, and of damaged metadata
-            picture = opening()
+            picture = Image.open(io.BytesIO(content), formats=tuple(FORMATS))
             if picture.width * picture.height > MOST_PIXELS:
                 raise DataError(f"{name}: has {picture.width}×{picture.height} pixels, more than {MOST_PIXELS}")
             if getattr(picture, "n_frames", 1) != 1:
@@ -68,6 +67,8 @@ def as_seen(name: str, opening: Callable[[], Image.Image]) -> Image.Image:
             return _plain(name, ImageOps.exif_transpose(picture))
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: cannot be read as an image (damaged, or no {', '.join(FORMATS)})") from error
     except Exception as error:  # a damaged picture can raise anything
         raise DataError(f"{name}: cannot be read as an image ({brief(str(error) or type(error).__name__)})") from error
 
@@ -145,8 +146,8 @@ def stream_pictures(source: str | Path, size: int, *, split: str = "train", firs
     """
     if isinstance(source, str) and source.startswith("hf:"):
         _, rows = open_column(source, split, streaming=True, first=first)
-        for name, opening in rows:
-            yield _square(as_seen(name, opening), size)
+        for name, content in rows:
+            yield _square(as_seen(name, content), size)
         return
     folder = Path(source)
     if not is_folder(folder, DataError):

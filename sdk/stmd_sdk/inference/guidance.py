@@ -21,7 +21,7 @@ from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule, expand
 from ..diffusion.target import ResidualTarget
 from ..errors import InferenceError, InvalidArgumentError
-from ..operators import LinearOperator, check_linear, check_reachable, check_scale
+from ..operators import LinearOperator, check_linear, check_reachable, check_scale, doubt_scale
 from ..operators.scaled import through_codec
 
 __all__ = [
@@ -149,6 +149,8 @@ def range_null_guide(
         check_reachable(operator, y, codec.bound)
     elif codec.bound is not None:
         check_scale(operator, y, shape, codec.bound, sigma)
+    if codec.bound is not None:
+        doubt_scale(operator, y, shape, codec.bound, sigma)
     return RangeNullGuide(operator, y, schedule, sigma_data, sigma)
 
 

@@ -15,7 +15,7 @@ from ..diffusion.loop import reverse_sde
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior, bounded
 from ..diffusion.schedule import Schedule
-from ..operators import GaussianNoise, LinearOperator, Measurement, check_scale
+from ..operators import GaussianNoise, LinearOperator, Measurement, check_scale, doubt_scale
 from ..operators.scaled import through_codec
 from .guidance import LogLikelihood
 
@@ -57,4 +57,5 @@ class Prior:
             return log_likelihood
         if self.codec.bound is not None:
             check_scale(operator, y, self.shape, self.codec.bound, log_likelihood.noise.sigma)
+            doubt_scale(operator, y, self.shape, self.codec.bound, log_likelihood.noise.sigma)
         return Measurement(*through_codec(operator, y, self.codec), log_likelihood.noise)

@@ -25,6 +25,7 @@ from .protocol import (
     check_measurement,
     check_reachable,
     check_scale,
+    doubt_scale,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "check_measurement",
     "check_reachable",
     "check_scale",
+    "doubt_scale",
     "gaussian_projections",
     "half_mask",
     "latent_mask",

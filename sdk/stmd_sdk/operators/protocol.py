@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..diffusion.noise import Noise
-from ..errors import InvalidArgumentError
+from ..errors import InferenceWarning, InvalidArgumentError
 
 __all__ = [
     "AbstractLinearOperator",
@@ -27,10 +28,12 @@ __all__ = [
     "check_measurement",
     "check_reachable",
     "check_scale",
+    "doubt_scale",
     "itself",
 ]
 
 POWER_STEPS = 20
+LEAST_SEEN, MOST_NOISE, BLACK = 16, 0.1, 0.05
 ADJOINT_TOLERANCE = 1e-4  # relative; float32 sums of an image lose some 1e-6
 
 
@@ -212,4 +215,28 @@ def check_scale(
         raise InvalidArgumentError(
             f"y is out of range: samples lie in [{-bound:g}, {bound:g}], whose measurements are at most {longest:.3g} "
             f"long with noise of {sigma:g}, and y is {float(y.norm()):.3g}; scale images to [-1, 1]"
+        )
+
+
+def doubt_scale(
+    operator: Operator, y: Float[Tensor, "1 *m"], shape: tuple[int, ...], bound: float, sigma: float
+) -> None:
+    """Warn where ``y`` looks measured of images in [0, 1] and not in [-bound, bound]: the darkest value is at A 0.
+
+    Nothing can know it: an image whose darkest pixel is mid-grey measures the same, and draws meet either measurement
+    as well (their residuals do not tell). So it is a warning, of at least 16 values with little noise, that lie between
+    A 0 and A 1, reach the brighter half and touch A 0 within a twentieth.
+    """
+    white = operator.A(torch.full((1, *shape), bound, device=y.device))
+    seen = white > white.max() / 2
+    if sigma > MOST_NOISE * bound or int(seen.sum()) < LEAST_SEEN:
+        return
+    levels, slack = y[seen] / white[seen], 4 * sigma / bound
+    least, most = float(levels.min()), float(levels.max())
+    if -slack <= least <= BLACK and 0.5 <= most <= 1 + slack:
+        warnings.warn(
+            f"y has no value below mid-grey and its darkest one is at it: samples lie in [{-bound:g}, {bound:g}]; if y "
+            f"was measured of images in [0, 1], map those by 2 x - 1 first",
+            InferenceWarning,
+            stacklevel=4,
         )

@@ -19,9 +19,8 @@ from torch import Tensor
 from ..diffusion import philox
 from ..diffusion.network import Network
 from ..diffusion.noise import GivenNoise, Noise
-from ..errors import DeviceError, StmdError
+from ..errors import DeviceError, StmdError, out_of_memory
 from ..models.spec import ModelSpec
-from .chunks import out_of_memory
 from .eager import whole_run
 
 __all__ = ["MAX_EVALUATIONS", "CapturedRun", "CudaGraphs", "Graphs", "Recorder", "bucket_of", "normals_of"]

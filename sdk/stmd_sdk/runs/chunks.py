@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
-from ..errors import DeviceError
+from ..errors import DeviceError, out_of_memory
 
-__all__ = ["chunked", "in_chunks", "out_of_memory", "rows_at_once"]
+__all__ = ["chunked", "in_chunks", "rows_at_once"]
 
 # Numbers of state at once. On a CPU the time a sample is least there (64 MNIST digits, measured) and the activations
 # of a U-Net 128 channels wide stay below 1 GB. A GPU wants more work a launch; where it has no room, chunks shrink.
@@ -57,10 +57,3 @@ def chunked(posterior: Posterior) -> Posterior:
         return in_chunks(lambda rows: posterior(x_t[rows], t[rows], noise[rows]), len(t), size, shrink=True)
 
     return draw
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, in PyTorch, NumPy or ONNX Runtime."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        phrase in str(error) for phrase in ("can't allocate memory", "Failed to allocate memory")
-    )

@@ -97,7 +97,7 @@ def test_bad_files_are_one_line(tmp_path):
         ([str(gray), "--operator", f"mask:{row}"], "row.png: has 1×8 pixels, 8×8 are needed"),
         ([str(gray), "--operator", "sr2"], "gray.png: has 8×8 pixels, 4×4 are needed"),
         ([str(row), "--operator", "sr2", "--simulate"], "row.png: has 1×8 pixels, 8×8 are needed"),
-        ([str(deep), "--operator", "sr2"], "must be an 8-bit grey or RGB image, is of mode I;16"),
+        ([str(deep), "--operator", "sr2"], "must be an 8-bit grey or RGB image, is of mode I"),
         ([str(gray), "--operator", "gray"], "gray restores colour"),
         ([str(gray), "--operator", "sr2", "-o", "x.jpg"], "must end in .png"),
     ]:

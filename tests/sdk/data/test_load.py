@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import sys
 import zipfile
@@ -187,7 +188,7 @@ def test_unfit_folders_name_the_file(tmp_path):
         "1.png": (Image.fromarray(COLOUR[1, :3]), "one size"),
         "2.png": (Image.fromarray(GREY[0]), "one size"),
         "3.png": (Image.fromarray(np.dstack([COLOUR[0], GREY[0]])), "RGBA"),
-        "4.png": (Image.fromarray(GREY[0].astype(np.uint16) * 256), "I;16"),
+        "4.png": (Image.fromarray(GREY[0].astype(np.uint16) * 256), "mode I"),
     }
     for name, (image, message) in unfit.items():
         image.save(tmp_path / name)
@@ -224,6 +225,78 @@ def test_unknown_sources_and_splits_say_what_there_is(tmp_path):
         load_data("digits", split="validation")
 
 
+def archive(path, header, flag=0, method=zipfile.ZIP_DEFLATED):
+    """An .npz of one array of 400 zero bytes whose header is any text, with a flag and a method that may be false."""
+    text = header.encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(400))
+    content = bytearray(path.read_bytes())
+    central = content.find(b"PK\x01\x02")
+    content[6] |= flag
+    content[central + 8] |= flag
+    content[central + 10] = method
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("shape", "named", "says"),
+    [
+        ("(10, 10)", {}, None),
+        ("(1000000000000,)", {}, r"asks for 4e\+12 bytes"),
+        (f"(10, {10**30})", {}, r"asks for 4e\+31 bytes"),
+        ("(101,)", {}, "expected 404 bytes got 400"),
+        ("(((((", {}, "cannot be read as .npz"),
+        ("(-1,)", {}, "cannot be read as .npz"),
+        ("(10, 10)", {"flag": 1}, "encrypted"),
+        ("(10, 10)", {"flag": 0x40}, "encryption"),
+        ("(10, 10)", {"method": 99}, "compression method"),
+    ],
+)
+def test_what_an_archive_asks_for_is_bounded_by_what_it_holds(tmp_path, shape, named, says):
+    archive(tmp_path / "x.npz", f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n", **named)
+    if says is None:
+        assert len(load_data(tmp_path / "x.npz")) == 10
+    else:
+        with pytest.raises(DataError, match=says):
+            load_data(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("rows", "content", "says"),
+    [
+        (2, bytes(32), None),
+        (2**31, bytes(32), "at most .* follow"),
+        (2, bytes(31), "at most 31 follow"),
+        (2, bytes(2**20), "more follow"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_idx_file_is_read_as_far_as_its_header_says(tmp_path, rows, content, says, packed):
+    whole = bytes([0, 0, 8, 3]) + struct.pack(">3I", rows, 4, 4) + content
+    name = tmp_path / f"train-images-idx3-ubyte{'.gz' if packed else ''}"
+    name.write_bytes(gzip.compress(whole) if packed else whole)
+    if says is None:
+        assert len(load_data(tmp_path)) == 2
+    else:
+        with pytest.raises(DataError, match=says):
+            load_data(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize(
+    "name",
+    ["x.npz", "x/y_train.npz", "x/train-images-idx3-ubyte.gz", "x/data_batch_1.bin", "x/latents.json", "x/0.png"],
+)
+def test_pipes_in_the_place_of_data_are_refused_unread(tmp_path, name):
+    (tmp_path / "x").mkdir()
+    for other in range(2, 6):
+        if "batch" in name:
+            (tmp_path / f"x/data_batch_{other}.bin").write_bytes(bytes(3073))
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is no regular file but a pipe"):
+        load_data(tmp_path / name.split("/")[0])
+
+
 def test_a_missing_package_names_its_pip_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'stmd-sdk\[datasets\]'"):
@@ -244,14 +317,52 @@ def test_hugging_face_images_are_those_of_its_data_set(tmp_path, monkeypatch):
     np.testing.assert_allclose(everything(first), floats(COLOUR), atol=1e-7)
     named = load_data(f"hf:{tmp_path / 'set'}:picture", split="test")
     np.testing.assert_array_equal(everything(named), everything(first)[3:4])
-    with pytest.raises(DataError, match="no column of images label; it has picture"):
+    with pytest.raises(DataError, match="no column of images called label; it has picture"):
         load_data(f"hf:{tmp_path / 'set'}:label")
     with pytest.raises(DataError, match="cannot load"):
         load_data(f"hf:{tmp_path / 'nothing'}")
+    with pytest.raises(DataError, match="names no data set"):
+        load_data("hf:")
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_rows_and_configurations_of_a_hugging_face_data_set_are_named(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    good, bomb = io.BytesIO(), io.BytesIO()
+    Image.fromarray(COLOUR[0]).save(good, "PNG")
+    Image.new("1", (9000, 9000)).save(bomb, "PNG")
+    damaged = good.getvalue()[:11] + b"\x09" + good.getvalue()[12:]
+    for name, bad, message in (
+        ("none", None, "row 1: holds no picture"),
+        ("text", b"no picture", "row 1: cannot be read as an image"),
+        ("damaged", damaged, "row 1: cannot be read as an image"),
+        ("bomb", bomb.getvalue(), "row 1: has 9000×9000 pixels"),
+    ):
+        rows = [{"bytes": good.getvalue(), "path": None}, bad and {"bytes": bad, "path": None}]
+        made = datasets.Dataset.from_dict({"image": rows}).cast_column("image", datasets.Image())
+        made.to_parquet(written(tmp_path / "sets" / name, {}) / "train.parquet")
+        with pytest.raises(DataError, match=message):
+            load_data(f"hf:{tmp_path / 'sets' / name}")
+        streamed = pictures.stream_pictures(f"hf:{tmp_path / 'sets' / name}", 8)
+        next(streamed)
+        with pytest.raises(DataError, match=message):
+            next(streamed)
+    several = tmp_path / "several"
+    for name, picture in (("small", COLOUR[1]), ("large", COLOUR[2])):
+        written(several / name, {"0.png": picture})
+    entries = "".join(f"- config_name: {name}\n  data_files: {name}/*.png\n" for name in ("small", "large"))
+    (several / "README.md").write_text(f"---\nconfigs:\n{entries}---\n")
+    with pytest.raises(DataError, match="hf:ID#CONFIG"):
+        load_data(f"hf:{several}")
+    np.testing.assert_allclose(everything(load_data(f"hf:{several}#large")), floats(COLOUR[2:3]), atol=1e-7)
+    (only,) = pictures.stream_pictures(f"hf:{several}#small:image", COLOUR.shape[1])
+    assert only.shape == (3, COLOUR.shape[1], COLOUR.shape[1])
 
 
 def written(folder, pictures):
     """A folder with these pictures, by name; others are bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stmd_sdk import InferenceError, InvalidArgumentError, ModelSpec, Noise, Sampler
+from stmd_sdk import InferenceError, InferenceWarning, InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.inference.guidance import LikelihoodGuide, values_of
 from stmd_sdk.models.objective import STMD
@@ -81,6 +81,27 @@ def test_a_measurement_beyond_what_noise_explains_is_refused(sigma):
             sampler.condition(operator, bytes_of, sigma=sigma)
         with pytest.raises(InvalidArgumentError, match="scale images to"):
             sampler.chain(Measurement(operator, bytes_of, GaussianNoise(sigma)), 4, steps=1, seed=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.02, 0.1])
+def test_a_measurement_that_seems_to_be_of_images_from_0_to_1_is_doubted(sigma):
+    """Each operator's own y of an image in [-1, 1] passes, that of the same image in [0, 1] is said to be doubtful."""
+    sampler, x = images(), Noise.of(1, 1).uniform(1, 8, 8) * 2 - 1
+    x[..., :4, :4] = -1.0
+    operators = [Mask(half_mask((1, 8, 8))), average_pool((1, 8, 8), 2)]
+    for operator in operators if sigma == 0 else [*operators, Blur.gaussian(0.5)]:
+        noise = sigma * Noise.of(2, 1).normal(*operator.A(x).shape[1:])
+        if isinstance(operator, Mask):
+            noise = operator.A(noise)
+        sampler.condition(operator, operator.A(x) + noise, sigma=sigma)
+        wrong = operator.A((x + 1) / 2) + noise
+        with pytest.warns(InferenceWarning, match="map those by 2 x - 1"):
+            sampler.condition(operator, wrong, sigma=sigma)
+        if sigma:
+            with pytest.warns(InferenceWarning, match="map those by 2 x - 1"):
+                sampler.chain(Measurement(operator, wrong, GaussianNoise(sigma)), 4, steps=1, tempering=None, seed=0)
+    for fine in (torch.zeros_like(x), (x + 3) / 4, -x.abs(), x / 2 - 0.2):  # grey, all bright, all dark, both
+        sampler.condition(operators[0], operators[0].A(fine), sigma=0.0)
 
 
 def test_measurements_that_are_complex_are_refused():
