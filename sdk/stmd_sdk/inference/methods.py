@@ -48,6 +48,7 @@ def gibbs_draws(
         x_0 = torch.zeros(len(noise), *prior.shape, device=prior.device)
         walk = annealed_gibbs(prior.posterior, prior.schedule, coupling, levels, x_0, noise)
         return run_gibbs(walk, coupling, len(levels), (0, mean_flow_steps), decode, False, progress)
+    _check_one_class(noise, "draws with resample", "resample=False")
     most = MOST_LEVELS if steps is None else check_integer("steps", steps, 1)
     x_0 = prior.draw(times, noise.fold(0))
     walk = resampled_gibbs(prior.posterior, prior.schedule, coupling, first, x_0, noise.fold(1))
@@ -72,6 +73,7 @@ def chain_draws(
         check_share("tempering", tempering)
         if isinstance(start, Tensor):
             raise InvalidArgumentError("tempering starts from draws of the prior: with start give tempering=None")
+        _check_one_class(noise, "chains with tempering", "tempering=None")
     if isinstance(start, Tensor) and len(start) != len(noise):
         raise InvalidArgumentError(f"start holds {len(start)} samples for {len(noise)} chains")
     steps = check_integer("steps", steps, 1)
@@ -95,6 +97,7 @@ def steered_draws(
 ) -> SteeredDraws:
     """:meth:`stmd_sdk.Sampler.steer`."""
     check_share("resample_below", resample_below)
+    _check_one_class(noise, "particles", "a call of steer for each")
     check_powers(tempering, len(times) - 1)
     walk = steered_sde(
         prior.posterior,
@@ -107,3 +110,9 @@ def steered_draws(
         tempering=tempering,
     )
     return run_particles(walk, len(times) - 1, prior.codec.decode, progress)
+
+
+def _check_one_class(noise: Noise, what: str, instead: str) -> None:
+    """Raise where states that replace each other would be of several classes: their slots' labels would not follow."""
+    if noise.labels is not None and bool((noise.labels != noise.labels[0]).any()):
+        raise InvalidArgumentError(f"labels: {what} replace each other and must be of one class; or give {instead}")

@@ -98,13 +98,16 @@ class ModelSpec:
         )
 
     def build_posterior(
-        self, network: Network, mean_flow_steps: int = 1
+        self, network: Network, mean_flow_steps: int = 1, guidance: float = 1.0
     ) -> FlowPosterior | MeanFlowPosterior | PointPosterior | LabelledPosterior:
-        """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
+        """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``; guided to its keys' labels."""
         if self.classes is None:
             return self.objective.posterior(network, mean_flow_steps, self.measured)
         return LabelledPosterior(
-            network, self.classes, lambda given: self.objective.posterior(given, mean_flow_steps, self.measured)
+            network,
+            self.classes,
+            lambda given: self.objective.posterior(given, mean_flow_steps, self.measured),
+            guidance,
         )
 
     def to_json(self) -> str:
