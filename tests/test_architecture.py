@@ -150,6 +150,32 @@ def test_every_module_has_its_place_in_the_order():
     assert found - {"__init__", "__main__"} == {*ROOMS, *GROUND}
 
 
+def _public_names(tree):
+    """Functions, classes and type aliases at the top of a file; constants are their module's own."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (one.id for one in node.targets if isinstance(one, ast.Name) and not one.id.isupper())
+
+
+def _homes(files):
+    """Where each public name of these files is defined."""
+    homes = {}
+    for file, tree in files.items():
+        for name in _public_names(tree):
+            if not name.startswith("_") and name not in ("main", "table", "plot"):
+                homes.setdefault(name, []).append(file)
+    return homes
+
+
+def test_a_name_means_one_thing():
+    files = {name: tree for package in PACKAGES for name, tree in _files_of(package).items()}
+    assert {name: homes for name, homes in _homes(files).items() if len(homes) > 1} == {}
+    twice = {"a.py": ast.parse("class Run: ..."), "b.py": ast.parse("Run = int"), "c.py": ast.parse("RUN = 1")}
+    assert _homes(twice) == {"Run": ["a.py", "b.py"]}
+
+
 def test_nothing_that_executes_a_file_is_used():
     assert _importers(FILES, "pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal") == set()
     loads = ("torch.load", "torch.save", "torch.jit.load", "torch.package")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from stmd_sdk.console import console, exit_on_error, plain, run_command, say, say_error
+from stmd_sdk.console import exit_on_error, run_command
 from stmd_sdk.errors import InvalidArgumentError
 
-if TYPE_CHECKING:
-    from stmd_sdk.backends.tensorrt import BatchProfile
-
-__all__ = ["app", "main"]
+__all__ = ["export_app", "main"]
 
 
 class PrecisionName(StrEnum):
@@ -74,92 +70,30 @@ def export(
             raise InvalidArgumentError("say what to write: --onnx, --trt, or both")
         if not whole and (inference_steps is not None or mean_flow_steps is not None):
             raise InvalidArgumentError("--inference-steps and --mean-flow-steps go with --whole")
+        if not to_trt and (gpu_arch or tensorrt or cache_dir or force):
+            raise InvalidArgumentError("--gpu-arch, --tensorrt, --cache-dir and --force go with --trt")
+        sizes = _sizes(batch)
+        from .command import EngineOptions, write_export  # noqa: PLC0415  after --help has been answered
+
         steps = (inference_steps, mean_flow_steps or 1) if whole else None
         architectures = tuple(filter(None, (name.strip().lower() for name in gpu_arch.split(","))))
-        _export(
-            ckpt,
-            to_trt,
-            steps,
-            out,
-            precision,
-            _batch(batch),
-            architectures,
-            tensorrt,
-            cache_dir,
-            force,
-            quiet,
-        )
+        engine = EngineOptions(architectures, tensorrt, cache_dir, force) if to_trt else None
+        if not write_export(ckpt, steps, out, precision.value, sizes, engine, quiet):
+            raise typer.Exit(1)
 
 
-def _batch(text: str) -> BatchProfile:
+def _sizes(batch: str) -> tuple[int, int, int]:
     try:
-        least, best, most = (int(part) for part in text.split(":"))
+        least, best, most = (int(part) for part in batch.split(":"))
     except ValueError:
-        raise InvalidArgumentError(f"--batch takes MIN:OPT:MAX, as in 1:16:64, got {text!r}") from None
-    from stmd_sdk.backends.tensorrt import BatchProfile  # noqa: PLC0415  after --help has been answered
-
-    return BatchProfile(least, best, most)
+        raise InvalidArgumentError(f"--batch takes MIN:OPT:MAX, as in 1:16:64, got {batch!r}") from None
+    return least, best, most
 
 
-def _export(
-    ckpt: str, to_trt: bool, steps: tuple[int | None, int] | None, out: Path, precision: PrecisionName,
-    batch: BatchProfile, architectures: tuple[str, ...], flavour: str | None, cache: Path | None, force: bool,
-    quiet: bool,
-) -> None:  # fmt: skip
-    from stmd_sdk.backends.flavours import load_flavour  # noqa: PLC0415
-    from stmd_sdk.models.checkpoint import read_spec, resolve_model  # noqa: PLC0415
-
-    from .engine import check_architectures  # noqa: PLC0415
-    from .engine_export import export_engine  # noqa: PLC0415
-    from .errors import ParityError  # noqa: PLC0415
-    from .onnx_export import Whole, export_onnx  # noqa: PLC0415
-
-    if to_trt:  # what cannot be built is said before the graph is traced
-        name, trt = load_flavour(flavour)
-        check_architectures(name, trt, architectures)
-    elif architectures or flavour or cache or force:
-        raise InvalidArgumentError("--gpu-arch, --tensorrt, --cache-dir and --force go with --trt")
-    whole = None
-    if steps is not None:
-        whole = Whole(steps[0] or read_spec(resolve_model(ckpt)).default_inference_steps, steps[1])
-    try:
-        with nullcontext() if quiet else console.status("loading") as status:
-            tell = _silence if status is None else lambda text: status.update(plain(text))
-            file = export_onnx(ckpt, out, whole=whole, precision=precision.value, batch=batch, say=tell)
-            _wrote(file)
-            if not to_trt:
-                return
-            engine = export_engine(
-                file,
-                out,
-                flavour=flavour,
-                batch=batch,
-                architectures=architectures,
-                cache=cache,
-                force=force,
-                say=tell,
-            )
-            _wrote(engine)
-    except ParityError as error:
-        say_error(str(error))
-        raise typer.Exit(1) from None
-
-
-def _silence(_: str) -> None:
-    """No progress."""
-
-
-def _wrote(path: Path) -> None:
-    say(f"wrote {path} and {path.name}.json")
-
-
-def app() -> typer.Typer:
-    """The command as an application."""
-    command = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    command.command()(export)
-    return command
+export_app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+export_app.command()(export)
 
 
 def main() -> None:
     """Run ``stmd-export``."""
-    run_command(app())
+    run_command(export_app)

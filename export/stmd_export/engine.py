@@ -15,7 +15,7 @@ from typing import Any, final
 from stmd_sdk.backends.flavours import tensorrt_log
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.models.artefact import Kind, Precision
+from stmd_sdk.models.artefact import ArtefactKind, Precision
 
 from .errors import EngineError
 
@@ -54,7 +54,7 @@ def build(
     flavour: str,
     trt: Any,
     *,
-    kind: Kind,
+    kind: ArtefactKind,
     precision: Precision,
     decoder: bool,
     batch: BatchProfile,
@@ -137,7 +137,7 @@ def _configured(trt: Any, config: Any, precision: Precision, architectures: tupl
     return tuple(sorted(name for name, flag in members if config.get_flag(flag)))
 
 
-def _profile(builder: Any, network: Any, kind: Kind, batch: BatchProfile) -> Any:
+def _profile(builder: Any, network: Any, kind: ArtefactKind, batch: BatchProfile) -> Any:
     profile = builder.create_optimization_profile()
     axis = 1 if kind == "sampler" else 0
     for i in range(network.num_inputs):

@@ -13,6 +13,11 @@ from pathlib import Path
 
 from .errors import OutputError
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 __all__ = ["held", "hidden_beside", "locked", "opened_alone"]
 
 UNFINISHED = ".stmd-"  # what every temporary and lock is named by: readers skip dotfiles
@@ -96,12 +101,10 @@ def opened_alone(path: Path, patience: float = PATIENCE) -> int | None:
         time.sleep(0.01)
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file until it is closed; a file system without locks gives them to everybody."""
-    if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415
+if sys.platform == "win32":
 
-        # Windows' locks are mandatory: one byte far behind the end, which nobody reads or writes.
+    def _lock(handle: int) -> bool:
+        """Lock an open file until it is closed: one byte far behind the end, for Windows' locks are mandatory."""
         os.lseek(handle, 2**30, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
@@ -110,15 +113,18 @@ def _lock(handle: int) -> bool:
         finally:
             os.lseek(handle, 0, os.SEEK_SET)
         return True
-    import fcntl  # noqa: PLC0415
 
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+else:
+
+    def _lock(handle: int) -> bool:
+        """Lock an open file until it is closed; a file system without locks gives them to everybody."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
         return True
-    return True
 
 
 def _holder(lock: Path) -> str:

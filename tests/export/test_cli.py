@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stmd_export import onnx_export
-from stmd_export.cli import app
+from stmd_export.cli import export_app
 from stmd_export.errors import ParityError
 from stmd_export.onnx_export import report_path
 from stmd_sdk import Sampler
@@ -16,7 +16,7 @@ from stmd_sdk.runs.exported import ExportedRun
 
 
 def run(*arguments):
-    return CliRunner().invoke(app(), [str(argument) for argument in arguments])
+    return CliRunner().invoke(export_app, [str(argument) for argument in arguments])
 
 
 def test_the_network_as_onnx(exported, tmp_path, quick_trace):

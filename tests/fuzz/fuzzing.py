@@ -300,12 +300,11 @@ class Picture(Kind):
         return [self.folder / name for name in ("0.png", "1.jpg", "2.webp")]
 
     def read(self):
-        from stmd_sdk.cli.restore import read_image
-        from stmd_sdk.data.pictures import stream_pictures
+        from stmd_sdk.data.pictures import read_picture, stream_pictures
 
         for path in self.damaged:
             with contextlib.suppress(_ours()):
-                read_image(path, 1)
+                read_picture(path, 1)
         return [_hash(picture) for picture in stream_pictures(self.folder, 16)], _data_hash(self.folder)
 
 

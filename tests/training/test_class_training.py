@@ -16,7 +16,7 @@ from stmd_sdk.errors import DataWarning
 from stmd_sdk.models.tensors import read_metadata, read_tensors, write_tensors
 from stmd_training.batches import batches_of
 from stmd_training.recipe import load_recipe
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 
 PLAIN = (
     "network={kind='mlp', width=32, depth=1}", "shape=[2]", "codec.kind=vector", "classes=3", "batch_size=64",
@@ -77,7 +77,7 @@ def test_a_share_of_the_rows_is_hidden_and_all_others_have_their_own_labels():
 
 def test_who_asks_for_a_class_gets_it_and_who_asks_for_none_gets_all(tmp_path):
     recipe = recipe_of(*OBJECTIVES["stmd"], "steps=300", "batch_size=128", "unlabelled_share=0.2", "ema=0.98")
-    sampler = Sampler.from_pretrained(Run(recipe, three_spots(), tmp_path)(progress=False), device="cpu")
+    sampler = Sampler.from_pretrained(TrainingRun(recipe, three_spots(), tmp_path)(progress=False), device="cpu")
     assert sampler.spec.classes.names == ("left", "middle", "right")
     labels = torch.arange(300) % 3
 
@@ -91,19 +91,21 @@ def test_who_asks_for_a_class_gets_it_and_who_asks_for_none_gets_all(tmp_path):
 
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path):
     recipe = recipe_of(*OBJECTIVES["stmd"])
-    whole = Run(recipe, three_spots(), tmp_path / "whole")(progress=False)
-    Run(replace(recipe, steps=4), three_spots(), tmp_path / "stopped")(progress=False)
-    stopped = Run(recipe, three_spots(), tmp_path / "stopped")(progress=False)
+    whole = TrainingRun(recipe, three_spots(), tmp_path / "whole")(progress=False)
+    TrainingRun(replace(recipe, steps=4), three_spots(), tmp_path / "stopped")(progress=False)
+    stopped = TrainingRun(recipe, three_spots(), tmp_path / "stopped")(progress=False)
     for name, tensor in load_file(whole).items():
         assert torch.equal(load_file(stopped)[name], tensor), name
     with pytest.raises(Exception, match="on other data"):
-        Run(recipe, replace(three_spots(), labels=three_spots().labels.flip(0)), tmp_path / "stopped")(progress=False)
+        TrainingRun(recipe, replace(three_spots(), labels=three_spots().labels.flip(0)), tmp_path / "stopped")(
+            progress=False
+        )
 
 
 def test_a_run_from_before_there_were_classes_goes_on(tmp_path):
     settings = tuple(setting for setting in PLAIN if setting != "classes=3")
     recipe = load_recipe("mixture2d", (*settings, "steps=4"))
-    run = Run(recipe, three_spots(), tmp_path)
+    run = TrainingRun(recipe, three_spots(), tmp_path)
     run(progress=False)
     tensors, metadata = read_tensors(run.state_path)
     old = json.loads(read_metadata(run.state_path)["recipe"])
@@ -111,21 +113,21 @@ def test_a_run_from_before_there_were_classes_goes_on(tmp_path):
         del old[key]
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     write_tensors(run.state_path, tensors, {**metadata, "recipe": json.dumps(old)})
-    Run(replace(recipe, steps=6), three_spots(), tmp_path)(progress=False)
+    TrainingRun(replace(recipe, steps=6), three_spots(), tmp_path)(progress=False)
 
 
 def test_data_that_have_not_the_classes_of_the_recipe_are_refused(tmp_path):
     data = three_spots()
     with pytest.raises(DataError, match="has no labels, and recipe 'mixture2d' is for 3 classes"):
-        Run(recipe_of(), replace(data, labels=None), tmp_path)
+        TrainingRun(recipe_of(), replace(data, labels=None), tmp_path)
     with pytest.raises(DataError, match="has no labels"):
-        Run(recipe_of(), load_data("mixture2d"), tmp_path)
+        TrainingRun(recipe_of(), load_data("mixture2d"), tmp_path)
     with pytest.raises(DataError, match=r"labels up to 2, .* for 0 to 1; .*classes=3"):
-        Run(recipe_of("classes=2"), data, tmp_path)
+        TrainingRun(recipe_of("classes=2"), data, tmp_path)
     with pytest.raises(DataError, match="left, middle, right, and recipe 'mixture2d' calls them a, b, c"):
-        Run(recipe_of("class_names=['a', 'b', 'c']"), data, tmp_path)
+        TrainingRun(recipe_of("class_names=['a', 'b', 'c']"), data, tmp_path)
     with pytest.warns(DataWarning, match="no sample is of class 3, which"):
-        Run(recipe_of("classes=4"), data, tmp_path)
+        TrainingRun(recipe_of("classes=4"), data, tmp_path)
 
 
 @pytest.mark.parametrize(

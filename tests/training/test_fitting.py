@@ -17,7 +17,7 @@ from stmd_sdk.models.checkpoint import load_model
 from stmd_training import fitting
 from stmd_training.fitting import fit_local_gaussians, measured_spec
 from stmd_training.recipe import load_recipe
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.smoke import smoke_test
 from stmd_training.trainer import Base
 
@@ -92,9 +92,9 @@ def test_a_recipe_that_does_not_fit_its_target_is_refused(settings, says):
 def test_an_interrupted_run_from_local_gaussians_goes_on_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "SAMPLES", 2000)
     recipe, data = load_recipe("mixture2d-local", (*SHORT, "clusters=8")), mixture("mixture2d")
-    whole = Run(recipe, data, tmp_path / "whole")(progress=False)
-    Run(replace(recipe, steps=3, decay="constant"), data, tmp_path / "short")
-    stopping = Run(recipe, data, tmp_path / "parts")
+    whole = TrainingRun(recipe, data, tmp_path / "whole")(progress=False)
+    TrainingRun(replace(recipe, steps=3, decay="constant"), data, tmp_path / "short")
+    stopping = TrainingRun(recipe, data, tmp_path / "parts")
 
     class StoppedError(Exception):
         pass
@@ -104,12 +104,12 @@ def test_an_interrupted_run_from_local_gaussians_goes_on_bit_for_bit(tmp_path, m
         if step.step == 3:
             raise StoppedError
 
-    after = Run._after
-    monkeypatch.setattr(Run, "_after", stop)
+    after = TrainingRun._after
+    monkeypatch.setattr(TrainingRun, "_after", stop)
     with pytest.raises(StoppedError):
         stopping(progress=False)
-    monkeypatch.setattr(Run, "_after", after)
-    parts = Run(recipe, data, tmp_path / "parts")(progress=False)
+    monkeypatch.setattr(TrainingRun, "_after", after)
+    parts = TrainingRun(recipe, data, tmp_path / "parts")(progress=False)
     (spec, network), (other_spec, other) = load_model(whole), load_model(parts)
     assert spec.local_gaussians == other_spec.local_gaussians
     for name, tensor in network.state_dict().items():
@@ -126,7 +126,7 @@ def test_a_run_from_a_trained_base_keeps_the_bases_gaussians():
 
 def test_the_smoke_of_a_recipe_with_local_gaussians(tmp_path):
     recipe, data = smoke_test(load_recipe("mixture3-local"), tmp_path)
-    spec, _ = load_model(Run(recipe, data, tmp_path / "run")(progress=False))
+    spec, _ = load_model(TrainingRun(recipe, data, tmp_path / "run")(progress=False))
     assert (spec.objective.target, spec.local_gaussians.clusters) == ("mixture", 64)
 
 

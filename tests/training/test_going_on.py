@@ -17,7 +17,7 @@ from stmd_sdk.models.checkpoint import load_model, read_spec, save_model
 from stmd_sdk.models.tensors import read_tensors, write_tensors
 from stmd_training import cli, run, state
 from stmd_training.recipe import load_recipe
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.tilt import load_base
 
 TINY = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "checkpoint_every=4", "log_every=1")
@@ -35,7 +35,7 @@ def vectors(path, seed=0, mean=(1000.0, -3.0), deviation=(1.0, 300.0), n=400):
 
 def trained(data, folder, *settings, **options):
     said = []
-    path = Run(tiny(*settings), data, folder, **options)(progress=False, say=said.append)
+    path = TrainingRun(tiny(*settings), data, folder, **options)(progress=False, say=said.append)
     return path, said
 
 
@@ -49,7 +49,7 @@ def test_a_run_says_what_it_trains_on_and_refuses_to_go_on_with_other_data(tmp_p
     assert path.read_bytes() == before
     copied = vectors(tmp_path / "moved.npz")
     assert trained(copied, tmp_path / "run")[0].read_bytes() == before
-    assert Run(tiny(), other, tmp_path / "run")(restart=True, progress=False).read_bytes() != before
+    assert TrainingRun(tiny(), other, tmp_path / "run")(restart=True, progress=False).read_bytes() != before
     assert trained(load_data("mixture2d"), tmp_path / "law")[1] == ["draws [2] of mixture2d"]
 
 

@@ -18,7 +18,7 @@ from stmd_training.batches import batches_of
 from stmd_training.identity import identity
 from stmd_training.processes import ALONE, Processes, joined_processes
 from stmd_training.recipe import load_recipe
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.state import load_state
 from stmd_training.trainer import TrainState, train
 
@@ -83,14 +83,14 @@ def test_micro_batches_take_the_step_of_the_whole_batch(tmp_path):
     data = load_data("mixture2d")
     for n in (1, 8):
         recipe = load_recipe("mixture2d-calibrated", (*TINY, "steps=1", f"microbatches={n}"))
-        Run(recipe, data, tmp_path / str(n))(progress=False)
+        TrainingRun(recipe, data, tmp_path / str(n))(progress=False)
     assert_same_gradients(tmp_path / "8", tmp_path / "1")
 
 
 def test_two_processes_take_the_step_of_one_with_the_whole_batch(tmp_path):
     processes = launched(tmp_path / "two", "steps=1")
     recipe = load_recipe("mixture2d-calibrated", (*TINY, "steps=1"))
-    Run(recipe, load_data("mixture2d"), tmp_path / "one")(progress=False)
+    TrainingRun(recipe, load_data("mixture2d"), tmp_path / "one")(progress=False)
     for process in processes:
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == 0, stderr

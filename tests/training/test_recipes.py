@@ -10,7 +10,7 @@ from stmd_sdk.errors import CheckpointError, DataError, InvalidArgumentError
 from stmd_sdk.models.checkpoint import load_model
 from stmd_sdk.networks import PRESETS
 from stmd_training.recipe import load_recipe
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.smoke import smoke_test
 
 
@@ -52,16 +52,16 @@ def test_a_smoke_run_goes_the_whole_way(tmp_path, monkeypatch, name):
 
 def test_latents_of_another_vae_and_an_absent_vae_are_refused_before_training(tmp_path):
     recipe, data = smoke_test(load_recipe("celeba"), tmp_path)
-    Run(recipe, data, tmp_path / "run")
+    TrainingRun(recipe, data, tmp_path / "run")
     with pytest.raises(DataError, match="the recipe is for LatentCodec"):
-        Run(load_recipe("celeba", ("shape=[4, 8, 8]",)), data, tmp_path / "run")
+        TrainingRun(load_recipe("celeba", ("shape=[4, 8, 8]",)), data, tmp_path / "run")
     weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
     from stmd_sdk.codecs.vae import load_vae
 
     load_vae.cache_clear()
     with pytest.raises(CheckpointError, match="no VAE at"):
-        Run(recipe, data, tmp_path / "run")
+        TrainingRun(recipe, data, tmp_path / "run")
     with pytest.raises(CheckpointError, match="no VAE at"):
         cache_latents(str(tmp_path / "pictures"), tmp_path / "more", recipe.codec, 64)
     assert not (tmp_path / "more").exists()

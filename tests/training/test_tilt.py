@@ -18,7 +18,7 @@ from stmd_sdk.models.checkpoint import load_model, read_spec
 from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig
 from stmd_training.batches import POOL, batches_of
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.tilt import import_energy, load_base, tilt_facts, tilted_pool, tilted_recipe
 
 CPU = torch.device("cpu")
@@ -152,7 +152,7 @@ def _tilting(folder, *settings, monitors=()):
     recipe = tilted_recipe(base.spec, None, ("batch_size=128", "log_every=1", *settings), "tilted")
     sampler = Sampler.from_pretrained("mixture2d", device=CPU)
     data = tilted_pool(sampler, near, Noise.of(recipe.seed, 4096).fold(POOL), inference_steps=8)
-    return Run(recipe, data, folder, monitors=monitors, base=base, facts=tilt_facts(data))
+    return TrainingRun(recipe, data, folder, monitors=monitors, base=base, facts=tilt_facts(data))
 
 
 def test_a_run_starts_from_the_base_and_keeps_its_sigma_and_the_facts(tmp_path):

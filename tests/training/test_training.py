@@ -22,7 +22,7 @@ from stmd_sdk.networks import MLPConfig
 from stmd_training.batches import batches_of
 from stmd_training.losses import EnergyScore
 from stmd_training.recipe import load_recipe, recipe_names
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.state import load_state, save_state
 from stmd_training.trainer import TrainState, learning_rate, train
 
@@ -216,7 +216,7 @@ def test_a_run_writes_a_model_with_its_facts_a_log_and_pictures(tmp_path):
         figures.append(sampler.sample(4, inference_steps=1, seed=0))
         return {"figure": 1.5}
 
-    path = Run(recipe, load_data("mixture2d"), tmp_path, monitors=(monitor,))(progress=False)
+    path = TrainingRun(recipe, load_data("mixture2d"), tmp_path, monitors=(monitor,))(progress=False)
     spec, network = load_model(path)
     assert spec.training["steps"] == 8
     assert spec.training["data"] == "mixture2d"
@@ -234,18 +234,18 @@ def test_a_run_writes_a_model_with_its_facts_a_log_and_pictures(tmp_path):
 
 def test_a_folder_of_another_recipe_is_refused_and_restart_begins_anew(tmp_path):
     data = load_data("mixture2d")
-    Run(tiny("learning_rate=0.25"), data, tmp_path)(progress=False)
+    TrainingRun(tiny("learning_rate=0.25"), data, tmp_path)(progress=False)
     before = (tmp_path / "model.safetensors").read_bytes()
     other = tiny("learning_rate=0.5")
     with pytest.raises(TrainingError, match=r"learning_rate: 0.25 there, 0.5 here"):
-        Run(other, data, tmp_path)(progress=False)
+        TrainingRun(other, data, tmp_path)(progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == before
-    Run(other, data, tmp_path)(restart=True, progress=False)
+    TrainingRun(other, data, tmp_path)(restart=True, progress=False)
     after = (tmp_path / "model.safetensors").read_bytes()
     assert after != before
     (tmp_path / "state.safetensors").unlink()
     with pytest.raises(TrainingError, match="holds a model and no state"):
-        Run(other, data, tmp_path)(progress=False)
+        TrainingRun(other, data, tmp_path)(progress=False)
     assert (tmp_path / "model.safetensors").read_bytes() == after
 
 
@@ -262,7 +262,7 @@ def test_what_does_not_decide_what_is_learned_may_change_when_a_run_goes_on(tmp_
 
 def test_damaged_states_and_unfit_data_are_refused(tmp_path):
     data = load_data("mixture2d")
-    run = Run(tiny(), data, tmp_path)
+    run = TrainingRun(tiny(), data, tmp_path)
     run(progress=False)
     whole = run.state_path.read_bytes()
     run.state_path.write_bytes(whole[: len(whole) // 2])
@@ -272,10 +272,10 @@ def test_damaged_states_and_unfit_data_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not a training state"):
         run(progress=False)
     with pytest.raises(DataError, match=r"\[1, 8, 8\]"):
-        Run(tiny(), load_data("digits"), tmp_path)
+        TrainingRun(tiny(), load_data("digits"), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        Run(tiny(), data, tmp_path / "file" / "run")
+        TrainingRun(tiny(), data, tmp_path / "file" / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change():

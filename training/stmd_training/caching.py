@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from stmd_sdk.cli.options import DeviceOption
 from stmd_sdk.console import console, exit_on_error, run_command, say
 
 __all__ = ["main"]
@@ -22,7 +23,7 @@ def _cache(
     size: Annotated[int, typer.Option(help="Pictures are cropped to the square and resized to this side.")] = 256,
     split: Annotated[str, typer.Option(help="train or test.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the draws of the VAE's posterior.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Cache latents. Interrupt at any time; the same command goes on.
 
@@ -31,21 +32,12 @@ def _cache(
     stmd-train celeba --data celeba-latents
     """
     with exit_on_error():
-        from stmd_sdk.backends.devices import resolve_device  # noqa: PLC0415
-        from stmd_sdk.codecs.codec import LatentCodec  # noqa: PLC0415  after --help has been answered
-        from stmd_sdk.data.latents import cache_latents  # noqa: PLC0415
+        from .commands import cache_pictures  # noqa: PLC0415  after --help has been answered
 
         with Progress(disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task("pictures", total=None)
-            count = cache_latents(
-                source,
-                out,
-                LatentCodec() if vae is None else LatentCodec(vae=vae),
-                size,
-                split=split,
-                seed=seed,
-                device=resolve_device(device),
-                report=lambda done: bar.update(task, completed=done),
+            count = cache_pictures(
+                source, out, vae, size, split, seed, device, lambda done: bar.update(task, completed=done)
             )
         say(f"{count} latents in {out}. Train on them: stmd-train celeba --data {out}")
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stmd_sdk.console import exit_on_error, run_command, say
-from stmd_sdk.errors import DataError
-from stmd_sdk.files import check_writable
 
 __all__ = ["main"]
 
@@ -23,23 +20,9 @@ def _train(
 ) -> None:
     """Train a classifier for `stmd evaluate --features FILE`, and state its accuracy on the test split."""
     with exit_on_error():
-        # PyTorch takes seconds to import, and --help should not wait for it.
-        from stmd_sdk.data.arrays import ArrayData  # noqa: PLC0415
-        from stmd_sdk.data.labels import load_labels  # noqa: PLC0415
-        from stmd_sdk.data.load import load_data  # noqa: PLC0415
+        from .commands import fit_classifier  # noqa: PLC0415  after --help has been answered
 
-        from .classifier import accuracy, save_classifier, train_classifier  # noqa: PLC0415
-
-        check_writable(out)
-        images, held_out = load_data(data), load_data(data, split="test")
-        if not isinstance(images, ArrayData) or not isinstance(held_out, ArrayData):
-            raise DataError(f"{data}: has no labels to train on")
-        labels, held_out_labels = load_labels(data), load_labels(data, split="test")
-        facts, classifier = train_classifier(images, labels, epochs=epochs, seed=seed)
-        classifier = classifier.half().float()  # as it will be read
-        facts = replace(facts, accuracy=accuracy(classifier, held_out, held_out_labels))
-        save_classifier(out, facts, classifier)
-        say(f"{100 * facts.accuracy:.2f} % of {len(held_out)} test images, {epochs} epochs: {out}")
+        say(fit_classifier(data, out, epochs, seed))
 
 
 def main() -> None:

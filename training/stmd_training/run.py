@@ -45,7 +45,7 @@ from .recipe import Recipe
 from .state import is_sealed_to_data, load_state, planned_steps, save_state
 from .trainer import Base, Step, TrainState, learning_rate, train
 
-__all__ = ["Monitor", "Run"]
+__all__ = ["Monitor", "TrainingRun"]
 
 Monitor = Callable[[Sampler], dict[str, float]]
 """Figures of the averaged model, logged while training: distances, the kernel certificate."""
@@ -55,7 +55,7 @@ SAMPLES = 64
 
 @final
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One training run: a recipe, its data and the folder that holds everything it writes.
 
     It starts from ``base`` where there is one. ``facts`` are figures about the data that the log and the model keep.

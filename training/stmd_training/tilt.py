@@ -27,7 +27,7 @@ from stmd_sdk.diffusion.loop import Steps
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InferenceWarning, InvalidArgumentError, TrainingError
 from stmd_sdk.files import brief
-from stmd_sdk.inference.guidance import evaluate
+from stmd_sdk.inference.guidance import values_of
 from stmd_sdk.inference.resampling import effective_share, log_mean, next_temperature
 from stmd_sdk.models.checkpoint import load_model, resolve_model
 from stmd_sdk.models.spec import ModelSpec
@@ -153,7 +153,7 @@ def tilted_pool(
             key = noise[start : start + rows]
             *_, (_, x_0, _) = sampler.trajectory(len(key), inference_steps=inference_steps, seed=key)
             samples.append(x_0.cpu())
-            values.append(evaluate(lambda x: _negative(energy(x)), spec.codec.decode(x_0), "energy's negative").cpu())
+            values.append(values_of(lambda x: _negative(energy(x)), spec.codec.decode(x_0), "energy's negative").cpu())
             advance()
     log_l = torch.cat(values)
     _check_effective(log_l, beta)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from ..console import console, exit_on_error
-from .drawer import named
+from .options import ModelArgument, named
 
 __all__ = ["certify"]
 
 
 def certify(
-    model: Annotated[str, typer.Argument(help="A bundled model's name, or a model file.")],
+    model: ModelArgument,
     data: Annotated[
         str | None,
         typer.Option(help="A mixture, or held-out data; by default the data that the model was trained on."),
@@ -30,8 +30,7 @@ def certify(
 ) -> None:
     """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails."""
     with exit_on_error():
-        # PyTorch takes seconds to import, and `stmd --help` should not wait for it.
-        from ..evaluation.certify import certify_model  # noqa: PLC0415
+        from ..evaluation.certify import certify_model  # noqa: PLC0415  after --help has been answered
 
         out = Path(f"{named(model)}-certificate") if out is None else out
         show = console.is_terminal

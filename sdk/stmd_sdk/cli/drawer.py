@@ -1,133 +1,178 @@
-"""Models opened for drawing by the shell: a network and its sampling loop, or a whole sampler in one file."""
+"""Models opened for drawing by the shell: a network and its sampling loop, or a whole sampler in one file.
+
+Needs no PyTorch for the latter.
+"""
 
 from __future__ import annotations
 
-import os
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import CheckpointError, InvalidArgumentError
-from ..files import check_regular, reading, sha256_of_file
+from ..files import check_regular, check_writable, reading, sha256_of_file, written_whole
+from ..images import grid
+from ..runs.exported import ExportedRun, is_whole_sampler
+from ..runs.outputs import open_output
+from ..runs.stream import StreamedRun, process, run_seed, stream
+from .options import parse_steps
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from ..diffusion.classes import Classes
 
-    from ..sampler import Sampler
+__all__ = ["Drawer", "DrawnRun", "draw_picture", "draw_stream", "model_digest", "unchanged_digest"]
 
-__all__ = ["Drawer", "describe", "named", "open_drawer", "open_sampler", "parse_steps"]
+PICTURED = 1_000_000  # samples of a picture, which are all in memory
+SAMPLES, OF_EACH = 64, 8  # where the user gives no number
+EACH = "each"
 
 
 @final
 @dataclass(frozen=True)
 class Drawer:
-    """A model opened for drawing: ``draw(seed, first, n)``, and what the command says of it."""
+    """A model opened for drawing: ``draw(seed, first, n, labels)``, and what the command says of it."""
 
-    draw: Callable[[int, int, int], NDArray[np.float32]]
+    draw: Callable[[int, int, int, int | list[int] | None], NDArray[np.float32]]
     name: str
     shape: tuple[int, ...]
     facts: str
     device: str
     digest: str
+    classes: Classes | None
 
 
-def open_drawer(
-    model: str, steps: str | None, mean_flow_steps: int, device: str | None, batch_size: int | None, *, progress: bool
-) -> Drawer:
-    """Open a model, bundled or a file; a whole sampler holds its own steps, and needs no PyTorch."""
-    path = Path(model)
-    if path.suffix == ".onnx" and _is_whole(path):
-        if steps is not None or mean_flow_steps != 1 or device is not None:
-            raise InvalidArgumentError(f"{model} holds its steps and runs on the CPU: leave out what says otherwise")
-        return _whole_drawer(path, batch_size)
-    from ..models.checkpoint import resolve_model  # noqa: PLC0415
+@final
+@dataclass(frozen=True)
+class _Wanted:
+    """``n`` samples: all of one class, or ``of_each`` class as many, one class after the other."""
 
-    grid, file = parse_steps(steps), resolve_model(model)
-    before = _digest(file)
-    sampler = open_sampler(model, device)
+    n: int
+    label: int | None = None
+    of_each: int = 0
+    words: str = ""
 
-    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
-        return (
-            sampler.sample(
-                n,
-                inference_steps=grid,
-                mean_flow_steps=mean_flow_steps,
-                seed=seed,
-                first=first,
-                batch_size=batch_size,
-                progress=progress,
+    def labels(self, start: int, count: int) -> int | list[int] | None:
+        """The labels of ``count`` samples from number ``start`` of the run on."""
+        return [k // self.of_each for k in range(start, start + count)] if self.of_each else self.label
+
+
+@final
+@dataclass(frozen=True)
+class DrawnRun:
+    """What ``stmd sample`` was asked for."""
+
+    model: str
+    steps: str | None
+    mean_flow_steps: int
+    device: str | None
+    batch_size: int | None
+    seed: int | None
+    first: int
+    n: int | None
+    label: str | None = None
+    guidance: float = 1.0
+
+    def wanted(self, drawer: Drawer) -> _Wanted:
+        """How many samples of which classes of the model's."""
+        if self.label is None:
+            return _Wanted(SAMPLES if self.n is None else self.n)
+        if drawer.classes is None:
+            raise InvalidArgumentError(f"--label {self.label}: {drawer.name} has no classes, it was trained without")
+        count, names = drawer.classes.count, drawer.classes.names
+        if self.label == EACH:
+            n = OF_EACH * count if self.n is None else self.n
+            if n < 1 or n % count:
+                raise InvalidArgumentError(f"--label each draws as many of each of {count} classes, not --n {n} in all")
+            return _Wanted(n, of_each=n // count, words=", each class in its turn")
+        number = self.label.isdecimal() and self.label not in names
+        label = drawer.classes.number(int(self.label) if number else self.label)
+        words = f", class {names[label] if names else label}"
+        return _Wanted(SAMPLES if self.n is None else self.n, label, words=words)
+
+    def open(self, *, progress: bool) -> Drawer:
+        """The model, bundled or a file; a whole sampler holds its own steps."""
+        path = Path(self.model)
+        if path.suffix != ".onnx" or not is_whole_sampler(path):
+            from .sampling import sampler_drawer  # noqa: PLC0415  a whole sampler needs no PyTorch
+
+            steps = parse_steps(self.steps)
+            return sampler_drawer(
+                self.model, steps, self.mean_flow_steps, self.guidance, self.device, self.batch_size, progress
             )
-            .cpu()
-            .numpy()
+        if (self.steps, self.mean_flow_steps, self.guidance, self.device) != (None, 1, 1, None):
+            raise InvalidArgumentError(
+                f"{self.model} holds its steps and runs on the CPU: leave out what says otherwise"
+            )
+        return _whole_drawer(path, self.batch_size)
+
+    def told(self, drawer: Drawer, wanted: _Wanted, seed: int, drawn: int, seconds: float, out: Path) -> str:
+        """What was done, for the user."""
+        there = "" if drawn == wanted.n else f" ({drawn} now)"
+        return (
+            f"{wanted.n} samples of {drawer.name}{there}: {drawer.facts}{wanted.words}, seed {seed}, "
+            f"samples {self.first} to {self.first + wanted.n - 1}\n"
+            f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}"
         )
 
-    spec, facts = sampler.spec, describe(sampler, grid, mean_flow_steps)
-    return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), _unchanged(file, before))
+
+def draw_picture(run: DrawnRun, out: Path) -> str:
+    """Draw the samples into one picture."""
+    check_writable(out)
+    if process()[1] > 1:
+        raise InvalidArgumentError("a picture takes one process; with several, --out must be a folder or a .tar")
+    if run.n is not None and run.n > PICTURED:
+        raise InvalidArgumentError(f"a picture shows at most {PICTURED} samples: name an .npz or a folder")
+    drawer, seed = run.open(progress=True), secrets.randbelow(2**31) if run.seed is None else run.seed
+    wanted, started = run.wanted(drawer), time.perf_counter()
+    picture = grid(drawer.draw(seed, run.first, wanted.n, wanted.labels(0, wanted.n)), columns=wanted.of_each or None)
+    with written_whole(out) as path:
+        picture.save(path)
+    return run.told(drawer, wanted, seed, wanted.n, time.perf_counter() - started, out)
 
 
-def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
-    from ..runs.exported import ExportedRun  # noqa: PLC0415
+def draw_stream(run: DrawnRun, out: Path) -> str:
+    """Draw the samples into a folder, an .npz or shards, written while they are drawn."""
+    output = open_output(out, process()[1])
+    drawer = run.open(progress=False)
+    wanted = run.wanted(drawer)
+    seed = run_seed(output, process()[1]) if run.seed is None else run.seed
+    # What is said of the labels too decides the samples: a run that goes on must say the same.
+    asked = StreamedRun(drawer.digest, drawer.shape, drawer.facts + wanted.words, seed, run.first, wanted.n)
+    started = time.perf_counter()
 
-    before = _digest(path)
-    sampler = ExportedRun.open(path)
+    def draw(start: int, count: int) -> NDArray[np.float32]:
+        return drawer.draw(seed, start, count, wanted.labels(start - run.first, count))
 
-    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
-        return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
-
-    facts = f"{sampler.inference_steps} inference steps"
-    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", _unchanged(path, before))
-
-
-def _is_whole(path: Path) -> bool:
-    from ..runs.exported import is_whole_sampler  # noqa: PLC0415
-
-    return is_whole_sampler(path)
+    drawn = stream(draw, asked, output, show=True)
+    return run.told(drawer, wanted, seed, drawn, time.perf_counter() - started, out)
 
 
-def _digest(path: Path) -> str:
+def model_digest(path: Path) -> str:
+    """The SHA-256 of a model's file."""
     check_regular(path, CheckpointError)
     with reading(path, CheckpointError):
         return sha256_of_file(path)
 
 
-def _unchanged(path: Path, before: str) -> str:
+def unchanged_digest(path: Path, before: str) -> str:
     """The digest of a model that has been opened: which file the samples are of is what a run's record says."""
-    if _digest(path) != before:
+    if model_digest(path) != before:
         raise CheckpointError(f"{path}: was replaced while it was loaded; give the same command again")
     return before
 
 
-def open_sampler(model: str, device: str | None) -> Sampler:
-    """Open a model with PyTorch. Each process of torchrun takes the GPU of its LOCAL_RANK, where there are GPUs."""
-    import torch  # noqa: PLC0415
+def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
+    before = model_digest(path)
+    sampler = ExportedRun.open(path)
 
-    from ..sampler import Sampler  # noqa: PLC0415
+    def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
+        return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
 
-    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    return Sampler.from_pretrained(model, device=device)
-
-
-def parse_steps(text: str | None) -> int | list[float] | None:
-    """``4`` or ``1,0.6,0.3,0`` as a count or times."""
-    if text is None:
-        return None
-    try:
-        return [float(t) for t in text.split(",")] if "," in text else int(text)
-    except ValueError:
-        raise InvalidArgumentError(f"--steps must be a count or times such as 1,0.5,0, got {text!r}") from None
-
-
-def describe(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int) -> str:
-    """The steps of a run in words."""
-    count = len(steps) - 1 if isinstance(steps, list) else steps or sampler.spec.default_inference_steps
-    times = f" at {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
-    return f"{count} inference steps{times} x {mean_flow_steps} Mean Flow steps"
-
-
-def named(model: str) -> str:
-    """What a model's files are called: by its own name, or by its run's folder where each run has a model.*."""
-    path = Path(model.removeprefix("bundled:"))
-    return path.absolute().parent.name or path.stem if path.stem == "model" and path.suffix else path.stem
+    facts = f"{sampler.inference_steps} inference steps"
+    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", unchanged_digest(path, before), None)

@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from ..console import console, exit_on_error
-from ..errors import InvalidArgumentError
 from ..files import check_writable
-from .drawer import named
+from .options import ModelArgument, integers, named
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A bundled model's name, or a model file.")],
+    model: ModelArgument,
     data: Annotated[str, typer.Option(help="Real data: a folder, an .npz file, hf:ID, digits.")],
     steps: Annotated[str | None, typer.Option(help="Inference steps N, as in 1,2,4,8. Default: the model's.")] = None,
     mean_flow_steps: Annotated[str, typer.Option(help="Mean Flow steps M, as in 1,2.")] = "1",
@@ -38,13 +37,10 @@ def evaluate(
     with exit_on_error():
         out = Path(f"{named(model)}-quality.json") if out is None else out
         check_writable(out)
-        sweep = None if steps is None else _integers("--steps", steps)
-        flow_steps, keys = _integers("--mean-flow-steps", mean_flow_steps), _integers("--seeds", seeds)
-        # PyTorch takes seconds to import, and `stmd --help` should not wait for it.
-        from ..evaluation.quality import evaluate_model, reference  # noqa: PLC0415
-        from ..models.checkpoint import resolve_model  # noqa: PLC0415
+        sweep = None if steps is None else integers("--steps", steps)
+        flow_steps, keys = integers("--mean-flow-steps", mean_flow_steps), integers("--seeds", seeds)
+        from ..evaluation.quality import evaluate_model, reference  # noqa: PLC0415  after --help has been answered
 
-        resolve_model(model)
         report = evaluate_model(
             model,
             reference(data, n=n, features=features),
@@ -56,10 +52,3 @@ def evaluate(
         )
         report.write_json(out)
         console.print(report.table())
-
-
-def _integers(option: str, text: str) -> list[int]:
-    try:
-        return [int(one) for one in text.split(",")]
-    except ValueError:
-        raise InvalidArgumentError(f"{option} takes integers such as 1,2,4, got {text!r}") from None

@@ -25,10 +25,10 @@ STEMS = {
 IDX_KINDS: dict[str, int] = {"images": 3, "labels": 1}
 """The dimensions of each kind of file."""
 
-Kind = Literal["images", "labels"]
+IdxKind = Literal["images", "labels"]
 
 
-def idx_file(folder: Path, split: str, kind: Kind = "images") -> Path | None:
+def idx_file(folder: Path, split: str, kind: IdxKind = "images") -> Path | None:
     """The IDX file of ``split`` in a folder of MNIST's, None in a folder of anything else."""
     found = {
         name: path
@@ -43,7 +43,7 @@ def idx_file(folder: Path, split: str, kind: Kind = "images") -> Path | None:
     return found.get(split)
 
 
-def read_idx(path: Path, kind: Kind = "images") -> UInt8[np.ndarray, "n *hw"]:
+def read_idx(path: Path, kind: IdxKind = "images") -> UInt8[np.ndarray, "n *hw"]:
     """Read an IDX file of bytes: 00 00 08, the number of dimensions, each as a big-endian word, then the bytes."""
     try:
         content = path.read_bytes()

@@ -24,7 +24,7 @@ from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule, expand
 from ..errors import InferenceError, InvalidArgumentError
 from ..operators import GaussianNoise, LinearOperator, Measurement, check_linear
-from .guidance import LogLikelihood, evaluate
+from .guidance import LogLikelihood, values_of
 from .resampling import log_mean, log_ratio, next_temperature, systematic
 
 __all__ = ["LEVELS", "ChainStep", "FreeNoising", "Noising", "RangeNoising", "metropolis", "noising_for"]
@@ -170,7 +170,7 @@ def metropolis(
     time as far as the weights L^Δβ keep that share of effective samples; the chains are resampled by them and
     then moved at the new β (a sequential Monte Carlo sampler, Del Moral et al., 2006). Without it β is 1.
     """
-    values = evaluate(log_likelihood, x_0)
+    values = values_of(log_likelihood, x_0)
     roots = torch.arange(len(x_0), device=x_0.device)
     beta, log_evidence, refused = (1.0 if tempering is None else 0.0), 0.0, 0
     for k in count():
@@ -184,7 +184,7 @@ def metropolis(
             x_0, values, roots = x_0[rows], values[rows], roots[rows]
         t = noising.times(beta, step.fold(1))
         proposed = posterior(noising(x_0, t, step.fold(2)), t, step.fold(3))
-        found = evaluate(log_likelihood, proposed)
+        found = values_of(log_likelihood, proposed)
         ratio = log_ratio(beta, found, values) + noising.log_ratio(proposed, t) - noising.log_ratio(x_0, t)
         accepted = step.fold(4).uniform().log() < ratio
         x_0 = torch.where(expand(accepted, x_0), proposed, x_0)

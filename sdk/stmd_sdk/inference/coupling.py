@@ -16,7 +16,7 @@ from ..diffusion.schedule import Schedule, expand
 from ..operators import Clip, GaussianNoise, Mask, Measurement, check_adjoint, check_measurement
 from ..operators.protocol import AdjointOperator
 from ..operators.solve import Deflation, deflation_of, noisy_copy
-from .guidance import LogLikelihood, evaluate
+from .guidance import LogLikelihood, values_of
 
 __all__ = ["Coupling", "LinearCoupling", "SliceCoupling", "coupling_for", "elliptical_slice"]
 
@@ -159,7 +159,7 @@ def coupling_for(
     """
     least = float(schedule.sigma(torch.tensor(LEAST_TIME)) / schedule.alpha(torch.tensor(LEAST_TIME)))
     if not isinstance(log_likelihood, Measurement):
-        return SliceCoupling(lambda z: evaluate(log_likelihood, decode(z)), max(least, NEAR * sigma_data))
+        return SliceCoupling(lambda z: values_of(log_likelihood, decode(z)), max(least, NEAR * sigma_data))
     operator, model = log_likelihood.operator, log_likelihood.noise
     y = check_measurement(operator, log_likelihood.y, decoded_shape, device)
     measured = Measurement(operator, y, model)
@@ -170,4 +170,4 @@ def coupling_for(
     last = SHARE * model.sigma if isinstance(model, GaussianNoise) else NEAR * sigma_data
     if isinstance(operator, POINTWISE) and shape == decoded_shape:
         return SliceCoupling(lambda z: measured.log_densities(decode(z)), max(last, least))
-    return SliceCoupling(lambda z: evaluate(measured, decode(z)), max(last, least))
+    return SliceCoupling(lambda z: values_of(measured, decode(z)), max(last, least))

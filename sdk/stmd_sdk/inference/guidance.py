@@ -31,8 +31,8 @@ __all__ = [
     "LogLikelihood",
     "RangeNullGuide",
     "RangeNullPosterior",
-    "evaluate",
     "range_null_guide",
+    "values_of",
 ]
 
 Guide = Callable[[Posterior], Posterior]
@@ -42,7 +42,7 @@ LogLikelihood = Callable[[Any], Any]
 SOLVER_STEPS = 64
 
 
-def evaluate(
+def values_of(
     log_likelihood: LogLikelihood, x: Float[Tensor, "b *d"], what: str = "log-likelihood or reward"
 ) -> Float[Tensor, " b"]:
     """One number a sample, checked: of shape [b], never NaN and never +inf; ``what`` names it in errors.
@@ -175,7 +175,7 @@ class LikelihoodPosterior:
             x, t = x_t.clone().requires_grad_(), t.clone()
             rows = x.repeat(self.draws, *[1] * (x.ndim - 1))
             x_0 = self.posterior(rows, t.repeat(self.draws), noise.draws(self.draws))
-            values = evaluate(self.log_likelihood, x_0).reshape(self.draws, len(x))
+            values = values_of(self.log_likelihood, x_0).reshape(self.draws, len(x))
             if not values.requires_grad:
                 raise InvalidArgumentError("the log-likelihood has no gradient; use a chain, which needs none")
             (gradient,) = torch.autograd.grad(values.logsumexp(dim=0).sum(), x)

@@ -28,10 +28,10 @@ MIXED = 1.1  # R̂ above it says that chains disagree
 COLLAPSED = 0.01  # share of the starts below which an ensemble rests on too few families
 
 Decode = Callable[[Tensor], Tensor]
-Step = TypeVar("Step")
+_Step = TypeVar("_Step")
 
 
-def _followed(walk: Iterator[Step], steps: int, title: str, unit: str, progress: bool) -> Iterator[Step]:
+def _followed(walk: Iterator[_Step], steps: int, title: str, unit: str, progress: bool) -> Iterator[_Step]:
     """The first ``steps`` of a walk, behind a progress bar."""
     with progress_bar(title, steps, unit, progress) as advance:
         for step in islice(walk, steps):

@@ -28,7 +28,7 @@ from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule, expand
 from ..errors import InvalidArgumentError
-from .guidance import LogLikelihood, evaluate
+from .guidance import LogLikelihood, values_of
 from .resampling import effective_share, log_mean, log_ratio, next_temperature, systematic
 
 __all__ = ["SteeringStep", "best_of", "steered_sde"]
@@ -74,7 +74,7 @@ def steered_sde(
     """
     x_t, t_rows = noise.fold(0).normal(*shape), noise.indices.new_ones(len(noise), dtype=torch.float32)
     x_0 = posterior(x_t, t_rows, noise.fold(1).fold(0))
-    values, log_weights = evaluate(reward, x_0), x_t.new_zeros(len(x_t))
+    values, log_weights = values_of(reward, x_0), x_t.new_zeros(len(x_t))
     roots = torch.arange(len(x_t), device=x_t.device)
     beta, base, accepted = 0.0, 0.0, 1.0
     for k, (t, s) in enumerate(pairwise(times), start=1):
@@ -91,7 +91,7 @@ def steered_sde(
         x_t = schedule.bridge(x_0, x_t, torch.full_like(t_rows, t), s_rows, epsilon)
         if s > 0:
             look = posterior(x_t, s_rows, noise.fold(2 * k + 1).fold(0))
-            found = evaluate(reward, look)
+            found = values_of(reward, look)
             better = noise.fold(2 * k + 1).fold(1).uniform().log() < log_ratio(beta, found, values)
             x_0, values = torch.where(expand(better, x_0), look, x_0), torch.where(better, found, values)
             accepted = float(better.float().mean())
@@ -112,6 +112,6 @@ def best_of(candidates: Float[Tensor, "nm *d"], reward: LogLikelihood, count: in
     count = check_integer("count", count, 1)
     if len(candidates) % count:
         raise InvalidArgumentError(f"{len(candidates)} candidates do not make groups of {count}")
-    values = evaluate(reward, candidates).reshape(-1, count)
+    values = values_of(reward, candidates).reshape(-1, count)
     groups = candidates.reshape(-1, count, *candidates.shape[1:])
     return groups[torch.arange(len(groups), device=candidates.device), values.argmax(dim=1)]

@@ -19,11 +19,20 @@ from ..config import read_config, read_json
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import check_regular, is_file, read_bytes, reading
 
-__all__ = ["ARTEFACT_VERSION", "Artefact", "Kind", "Precision", "data_path", "read_graph", "read_onnx", "sealed"]
+__all__ = [
+    "ARTEFACT_VERSION",
+    "Artefact",
+    "ArtefactKind",
+    "Precision",
+    "data_path",
+    "read_graph",
+    "read_onnx",
+    "sealed",
+]
 
 ARTEFACT_VERSION = 1
 
-Kind = Literal["network", "sampler"]
+ArtefactKind = Literal["network", "sampler"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 SPEC_KEY, ARTEFACT_KEY, DIGEST_KEY = "stmd_spec", "stmd_artefact", "stmd_digest"
@@ -64,7 +73,7 @@ class Artefact:
     are too large for the graph itself. A sampler also has its grid of ``times`` and its Mean Flow steps.
     """
 
-    kind: Kind
+    kind: ArtefactKind
     precision: Precision
     opset: int
     weights: str

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         return self.leave(attended.transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class DiTBlock(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the times; the gates start at zero."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -93,7 +93,7 @@ class DiT(nn.Module):
         grid = positions(size[0] // patch, size[1] // patch, config.width)
         self.register_buffer("positions", grid, persistent=False)
         self.embed = TimesEmbedding(times, config.width, config.width, classes)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(DiTBlock(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(config.width, 2 * config.width)
         self.leave = nn.Linear(config.width, out_channels * patch**2)

@@ -19,7 +19,7 @@ def rms_norm(h: Tensor) -> Tensor:
     return h * (h.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
 
 
-class Block(nn.Module):
+class MLPBlock(nn.Module):
     """h + W2 silu(W1 norm(h) + E embedding)."""
 
     def __init__(self, width: int, embedding_width: int) -> None:
@@ -50,7 +50,7 @@ class ResidualMLP(nn.Module):
         self.embed = TimesEmbedding(times, config.embedding_width, config.embedding_width, classes)
         self.octaves = config.octaves
         self.enter = nn.Linear(in_channels * (1 + 2 * config.octaves), config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.embedding_width) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(MLPBlock(config.width, config.embedding_width) for _ in range(config.depth))
         self.leave = nn.Linear(config.width, out_channels)
 
     def forward(self, x: Float[Tensor, "b c_in"], times: Float[Tensor, "b k"]) -> Float[Tensor, "b c"]:

@@ -24,7 +24,7 @@ from ..models.spec import ModelSpec
 from .chunks import out_of_memory
 from .eager import whole_run
 
-__all__ = ["MAX_EVALUATIONS", "CapturedRun", "CudaGraphs", "Graphs", "Recorder", "bucket_of", "normals"]
+__all__ = ["MAX_EVALUATIONS", "CapturedRun", "CudaGraphs", "Graphs", "Recorder", "bucket_of", "normals_of"]
 
 GRAPHS = 8  # recorded runs that are kept
 KEYS = 16  # keys whose random words are in memory at once
@@ -163,7 +163,7 @@ def _record(
 
     @torch.inference_mode()
     def work() -> Tensor:
-        given = GivenNoise(normals(keys, indices, spec.shape), labels=labels)
+        given = GivenNoise(normals_of(keys, indices, spec.shape), labels=labels)
         return whole_run(given, posterior, spec, times)
 
     try:
@@ -177,7 +177,7 @@ def _record(
         ) from error
 
 
-def normals(
+def normals_of(
     keys: Int[Tensor, " keys"], indices: Int[Tensor, " b"], shape: tuple[int, ...]
 ) -> Float[Tensor, "keys b *d"]:
     """What :meth:`Noise.normal` draws of each key (64 bits, as int64) for the sample indices, float32.

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 
 from ..backends.devices import resolve_device
+from ..backends.onnx import default_device, load_onnx
+from ..backends.tensorrt import load_engine
+from ..backends.torch import CompiledNetwork, TorchNetwork
 from ..diffusion.network import Network
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.checkpoint import load_model
@@ -31,8 +34,6 @@ def open_model(
         raise InvalidArgumentError(f"{path} holds no PyTorch module to compile; leave out compile=True")
     match path.suffix:
         case ".safetensors":
-            from ..backends.torch import CompiledNetwork, TorchNetwork  # noqa: PLC0415
-
             chosen = resolve_device(device)
             spec, module = load_model(path)
             network = (CompiledNetwork if compile else TorchNetwork)(module, chosen, dtype)
@@ -40,14 +41,10 @@ def open_model(
                 return network, spec, chosen, CapturedRun(Graphs(network, spec, chosen, CudaGraphs(chosen)))
             return network, spec, chosen, None
         case ".onnx":
-            from ..backends.onnx import default_device, load_onnx  # noqa: PLC0415
-
             chosen = default_device() if device is None else resolve_device(device)
             spec, session = load_onnx(path, chosen)
             return session, spec, chosen, None
         case ".engine":
-            from ..backends.tensorrt import load_engine  # noqa: PLC0415
-
             spec, engine = load_engine(path, device)
             return engine, spec, engine.device, None
         case _:

@@ -16,27 +16,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import cast, final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..checks import check_integer
 from ..config import read_json
 from ..errors import InvalidArgumentError, OutputError
 from ..files import is_file, read_bytes, written_whole
 from ..locks import locked
 from ..progress import progress_bar
-from .outputs import AbstractOutput
+from .outputs import AbstractOutput, Array
 
-__all__ = ["Run", "process", "run_seed", "stream"]
+__all__ = ["StreamedRun", "process", "run_seed", "stream"]
 
-Array = NDArray[np.float32]
 SHARD, SHARD_BYTES = 1000, 2**26
 RECORD_BYTES, RECORD_PATIENCE = 2**20, 60.0  # of a record; seconds that another process may take to write it
 
 
 @final
 @dataclass(frozen=True)
-class Run:
+class StreamedRun:
     """What samples a run draws: those that decide them all. ``model`` is the SHA-256 of the model's file."""
 
     model: str
@@ -97,7 +93,7 @@ def _check_record(output: AbstractOutput, expected: dict[str, object]) -> bool:
     return bool(record)
 
 
-def stream(draw: Callable[[int, int], Array], run: Run, output: AbstractOutput, *, show: bool = False) -> int:
+def stream(draw: Callable[[int, int], Array], run: StreamedRun, output: AbstractOutput, *, show: bool = False) -> int:
     """Draw the shards of this process that are not there yet with ``draw(first, n)``; returns how many samples.
 
     One thread encodes and writes a shard while the next one is drawn. A run stopped at any moment goes on with

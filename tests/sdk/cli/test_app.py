@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import stmd_sdk
 from stmd_sdk import ModelSpec, Sampler, grid
 from stmd_sdk.cli.app import app
-from stmd_sdk.cli.drawer import named
+from stmd_sdk.cli.options import named
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import STMD

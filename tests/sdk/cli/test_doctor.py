@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stmd_sdk.cli import doctor as module
-from stmd_sdk.cli.doctor import Check, doctor, report
+from stmd_sdk.cli import checks as module
+from stmd_sdk.cli.checks import Check, checked, report
 
 SDK = Path(module.__file__).parents[2]
 ABSENT = ("torch", "numpy", "diffusers", "onnx", "onnxruntime", "tensorrt_rtx", "rich", "typer")
@@ -15,7 +15,7 @@ ABSENT = ("torch", "numpy", "diffusers", "onnx", "onnxruntime", "tensorrt_rtx", 
 
 @pytest.fixture(scope="module")
 def checks():
-    return {check.name: check for check in doctor()}
+    return {check.name: check for check in checked()}
 
 
 def test_what_this_test_suite_needs_works(checks):
@@ -49,7 +49,7 @@ def test_the_report_names_every_check_and_every_mend(checks):
 def test_each_missing_extra_is_found_and_named(monkeypatch, absent, name, mend):
     for package in absent:
         monkeypatch.setitem(sys.modules, package, None)
-    check = next(check for check in doctor() if check.name == name)
+    check = next(check for check in checked() if check.name == name)
     assert not check.works
     assert check.mend == mend
     assert "not installed" in check.found
@@ -64,8 +64,8 @@ class Absent:
             raise ModuleNotFoundError(name, name=name.split(".")[0])
 sys.meta_path.insert(0, Absent())
 sys.path.insert(0, {str(SDK)!r})
-from stmd_sdk.cli.doctor import doctor, report
-print(report(doctor()))
+from stmd_sdk.cli.checks import checked, report
+print(report(checked()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from stmd_sdk import DataError, InvalidArgumentError, Sampler
 from stmd_sdk.cli.app import app
-from stmd_sdk.cli.restore import as_the_network_sees, parse_operator, read_image
+from stmd_sdk.cli.restoring import as_the_network_sees, parse_operator
 from stmd_sdk.codecs.codec import LatentCodec
+from stmd_sdk.data.pictures import read_picture
 from stmd_sdk.images import grid
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import STMD
@@ -103,7 +104,7 @@ def test_bad_files_are_one_line(tmp_path):
         run = CliRunner().invoke(app, ["restore", *arguments, "-m", "digits"])
         assert run.exit_code == 2
         assert message in run.output.replace("\n", " ")
-    assert read_image(gray, 3).shape == (3, 8, 8)
+    assert read_picture(gray, 3).shape == (3, 8, 8)
 
 
 def test_a_masks_name_may_have_colons(tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from stmd_sdk import InferenceError, InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
-from stmd_sdk.inference.guidance import LikelihoodGuide, evaluate
+from stmd_sdk.inference.guidance import LikelihoodGuide, values_of
 from stmd_sdk.models.objective import STMD
 from stmd_sdk.networks import MLPConfig, UNetConfig
 from stmd_sdk.operators import Blur, GaussianNoise, Mask, Matrix, Measurement, average_pool, half_mask
@@ -116,7 +116,7 @@ def test_functions_that_work_in_place_change_nothing_but_their_own_copy():
 def test_values_that_are_no_numbers_are_refused():
     for values in (lambda x: x.sum(1) > 0, lambda x: x.sum(1) * 1j):
         with pytest.raises(InvalidArgumentError, match="must be real numbers"):
-            evaluate(values, torch.zeros(3, 2))
+            values_of(values, torch.zeros(3, 2))
 
 
 def test_samples_that_are_not_finite_are_refused():

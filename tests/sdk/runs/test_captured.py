@@ -15,7 +15,7 @@ from stmd_sdk.diffusion.philox import fold
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.networks import DiTConfig, MLPConfig, UNetConfig
-from stmd_sdk.runs.captured import GRAPHS, MAX_EVALUATIONS, CapturedRun, Graphs, bucket_of, normals
+from stmd_sdk.runs.captured import GRAPHS, MAX_EVALUATIONS, CapturedRun, Graphs, bucket_of, normals_of
 
 CPU = torch.device("cpu")
 UNET = UNetConfig(channels=(8, 16), groups=4, embedding_width=16)
@@ -90,7 +90,7 @@ def test_a_captured_unet_draws_what_it_draws_uncaptured_and_the_same_again():
 
 def test_the_noise_of_many_keys_at_once_is_that_of_each():
     noise, steps = Noise.of(2**64 - 3, 6, first=2**32 - 6).fold(8).draws(3), torch.arange(40)
-    found = normals(torch.from_numpy(fold(noise.key, steps.numpy())), noise.indices, (3, 5))
+    found = normals_of(torch.from_numpy(fold(noise.key, steps.numpy())), noise.indices, (3, 5))
     assert torch.equal(found, torch.stack([noise.fold(i).normal(3, 5) for i in range(40)]))
 
 

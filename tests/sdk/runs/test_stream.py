@@ -31,7 +31,7 @@ def _small_shards(monkeypatch):
 
 
 def a_run(shape=(3,), **changes):
-    return stream.Run(**{"model": "m", "shape": shape, "steps": "4", "seed": 1, "first": 5, "n": 18} | changes)
+    return stream.StreamedRun(**{"model": "m", "shape": shape, "steps": "4", "seed": 1, "first": 5, "n": 18} | changes)
 
 
 def drawn(shape=(3,)):

@@ -1,0 +1,80 @@
+"""The work of ``stmd-export``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from stmd_sdk.backends.flavours import load_flavour
+from stmd_sdk.backends.tensorrt import BatchProfile
+from stmd_sdk.console import console, plain, say, say_error
+from stmd_sdk.models.artefact import Precision
+from stmd_sdk.models.checkpoint import read_spec, resolve_model
+
+from .engine import check_architectures
+from .engine_export import export_engine
+from .errors import ParityError
+from .onnx_export import Whole, export_onnx
+
+__all__ = ["EngineOptions", "write_export"]
+
+
+@final
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a TensorRT engine is built: for which GPUs, by which flavour, kept where."""
+
+    architectures: tuple[str, ...]
+    flavour: str | None
+    cache: Path | None
+    force: bool
+
+
+def write_export(
+    ckpt: str,
+    steps: tuple[int | None, int] | None,
+    out: Path,
+    precision: Precision,
+    sizes: tuple[int, int, int],
+    engine: EngineOptions | None,
+    quiet: bool,
+) -> bool:
+    """Write the ONNX file, and an engine if asked; False, said, where it differs from the trained network."""
+    batch = BatchProfile(*sizes)
+    if engine is not None:  # what cannot be built is said before the graph is traced
+        name, trt = load_flavour(engine.flavour)
+        check_architectures(name, trt, engine.architectures)
+    whole = None
+    if steps is not None:
+        whole = Whole(steps[0] or read_spec(resolve_model(ckpt)).default_inference_steps, steps[1])
+    try:
+        with nullcontext() if quiet else console.status("loading") as status:
+            tell = _silence if status is None else lambda text: status.update(plain(text))
+            file = export_onnx(ckpt, out, whole=whole, precision=precision, batch=batch, say=tell)
+            _wrote(file)
+            if engine is not None:
+                built = export_engine(
+                    file,
+                    out,
+                    flavour=engine.flavour,
+                    batch=batch,
+                    architectures=engine.architectures,
+                    cache=engine.cache,
+                    force=engine.force,
+                    say=tell,
+                )
+                _wrote(built)
+    except ParityError as error:
+        say_error(str(error))
+        return False
+    return True
+
+
+def _silence(_: str) -> None:
+    """No progress."""
+
+
+def _wrote(path: Path) -> None:
+    say(f"wrote {path} and {path.name}.json")

@@ -1,0 +1,61 @@
+"""``stmd sample``: draw samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import exit_on_error, say
+from .options import (
+    DeviceOption,
+    FirstOption,
+    GuidanceOption,
+    LabelOption,
+    MeanFlowStepsOption,
+    ModelOption,
+    SeedOption,
+    StepsOption,
+)
+
+__all__ = ["sample"]
+
+
+def sample(
+    model: ModelOption = "mnist",
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="How many samples. Default: 64, or 8 of each class.")
+    ] = None,
+    steps: StepsOption = None,
+    mean_flow_steps: MeanFlowStepsOption = 1,
+    label: LabelOption = None,
+    guidance: GuidanceOption = 1.0,
+    seed: SeedOption = None,
+    first: FirstOption = 0,
+    batch_size: Annotated[int | None, typer.Option(help="Samples at once; it moves last digits alone.")] = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="A .png picture, an .npz with array x, a .tar for WebDataset shards, or a folder."
+        ),
+    ] = Path("samples.png"),
+) -> None:
+    """Draw samples into a picture, a folder, an .npz file or WebDataset shards.
+
+    All but the picture are written while they are drawn; the same command goes on where a run stopped. Under
+    torchrun or accelerate launch each process draws its share.
+
+    [dim]stmd sample[/dim]
+    [dim]stmd sample -m digits -n 100 --steps 1 --seed 0 -o digits.png[/dim]
+    [dim]stmd sample --label seven --guidance 2[/dim]
+    [dim]stmd sample --label each -n 100 -o classes.png[/dim]
+    [dim]stmd sample -m runs/mnist/model.safetensors -n 50000 --seed 0 -o draws.npz[/dim]
+    [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
+    """
+    with exit_on_error():
+        from .drawer import DrawnRun, draw_picture, draw_stream  # noqa: PLC0415  after --help has been answered
+
+        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, seed, first, n, label, guidance)
+        say((draw_picture if out.suffix == ".png" else draw_stream)(run, out))

@@ -1,0 +1,97 @@
+"""Models opened with PyTorch, and what they draw: the work of the commands that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..diffusion.noise import fresh_seed
+from ..errors import InvalidArgumentError
+from ..files import check_writable, written_whole
+from ..images import grid
+from ..models.checkpoint import resolve_model
+from ..sampler import Sampler
+from .drawer import Drawer, model_digest, unchanged_digest
+
+__all__ = ["draw_trajectory", "open_sampler", "sampler_drawer"]
+
+
+def open_sampler(model: str, device: str | None) -> Sampler:
+    """Open a model. Each process of torchrun takes the GPU of its LOCAL_RANK, where there are GPUs."""
+    if device is None and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    return Sampler.from_pretrained(model, device=device)
+
+
+def sampler_drawer(
+    model: str,
+    steps: int | list[float] | None,
+    mean_flow_steps: int,
+    guidance: float,
+    device: str | None,
+    batch_size: int | None,
+    progress: bool,
+) -> Drawer:
+    """A model's sampling loop as a drawer."""
+    file = resolve_model(model)
+    before = model_digest(file)
+    sampler = open_sampler(model, device)
+
+    def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
+        drawn = sampler.sample(
+            n,
+            inference_steps=steps,
+            mean_flow_steps=mean_flow_steps,
+            labels=labels,
+            guidance=guidance,
+            seed=seed,
+            first=first,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return drawn.cpu().numpy()
+
+    spec, facts = sampler.spec, _described(sampler, steps, mean_flow_steps)
+    facts += "" if guidance == 1 else f", guidance {guidance:g}"
+    digest = unchanged_digest(file, before)
+    return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), digest, spec.classes)
+
+
+def draw_trajectory(
+    model: str,
+    device: str | None,
+    steps: int | list[float] | None,
+    mean_flow_steps: int,
+    seed: int | None,
+    first: int,
+    n: int,
+    out: Path,
+) -> Iterator[str]:
+    """Draw the path of ``n`` samples into a picture; lines for the user, as it goes."""
+    check_writable(out)
+    sampler, seed = open_sampler(model, device), fresh_seed() if seed is None else seed
+    if len(sampler.spec.shape) != 3:
+        raise InvalidArgumentError(f"trajectories of {sampler.spec.name} are no images; use Sampler.trajectory")
+    rows: list[Tensor] = []
+    for t, x_t, x_0 in sampler.trajectory(
+        n, inference_steps=steps, mean_flow_steps=mean_flow_steps, seed=seed, first=first
+    ):
+        yield f"t = {t:.3f}"
+        rows += [sampler.spec.codec.decode(x_0), sampler.spec.codec.decode(x_t)]
+    with written_whole(out) as path:
+        grid(torch.cat(rows[:-1]), columns=n).save(path)
+    facts = _described(sampler, steps, mean_flow_steps)
+    yield f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}"
+
+
+def _described(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int) -> str:
+    """The steps of a run in words."""
+    count = len(steps) - 1 if isinstance(steps, list) else steps or sampler.spec.default_inference_steps
+    times = f" at {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
+    return f"{count} inference steps{times} x {mean_flow_steps} Mean Flow steps"
