@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler
+from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler, TrainingError
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_pa
     stopped = TrainingRun(recipe, three_spots(), tmp_path / "stopped")(progress=False)
     for name, tensor in load_file(whole).items():
         assert torch.equal(load_file(stopped)[name], tensor), name
-    with pytest.raises(Exception, match="on other data"):
+    with pytest.raises(TrainingError, match="on other data"):
         TrainingRun(recipe, replace(three_spots(), labels=three_spots().labels.flip(0)), tmp_path / "stopped")(
             progress=False
         )
