@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_integer
-from .diffusion.classes import Labels, check_guidance
+from .diffusion.labelled import Labels, check_guidance
 from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
 from .diffusion.network import Network
 from .diffusion.noise import Noise

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from stmd_sdk import InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.cli.app import app
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
-from stmd_sdk.diffusion.classes import Classes
-from stmd_sdk.diffusion.noise import UNLABELLED
+from stmd_sdk.diffusion.classes import UNLABELLED, Classes
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import DDPM, STMD
 from stmd_sdk.networks import DiTConfig, MLPConfig
@@ -191,8 +190,8 @@ BARE = Sampler(
         (SAMPLER, {"labels": 3}, "labels must be an integer from 0 to 2, got 3"),
         (SAMPLER, {"labels": -1}, "labels must be an integer from 0 to 2"),
         (SAMPLER, {"labels": [0, 1]}, "labels: got 2 for 4 samples"),
-        (SAMPLER, {"labels": torch.zeros(4)}, "labels must be integers, got torch.float32"),
-        (SAMPLER, {"labels": torch.tensor([True] * 4)}, "labels must be integers, got torch.bool"),
+        (SAMPLER, {"labels": torch.zeros(4)}, "labels must be an integer from 0 to 2, got 0.0"),
+        (SAMPLER, {"labels": torch.tensor([True] * 4)}, "labels must be an integer from 0 to 2, got True"),
         (SAMPLER, {"labels": True}, "labels must be an integer"),
         (SAMPLER, {"labels": 1.5}, "labels must be an integer"),
         (SAMPLER, {"labels": torch.zeros(2, 2, dtype=torch.long)}, "labels"),

@@ -11,7 +11,7 @@ from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler, TrainingEr
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
-from stmd_sdk.diffusion.noise import UNLABELLED
+from stmd_sdk.diffusion.classes import UNLABELLED
 from stmd_sdk.errors import DataWarning
 from stmd_sdk.models.tensors import read_metadata, read_tensors, write_tensors
 from stmd_training.batches import batches_of

@@ -83,7 +83,7 @@ class DrawnRun:
         if self.label is None:
             return _Wanted(SAMPLES if self.n is None else self.n)
         if drawer.classes is None:
-            raise InvalidArgumentError(f"--label {self.label}: {drawer.name} has no classes, it was trained without")
+            raise InvalidArgumentError(f"--label {self.label}: {drawer.name} has no classes to choose from")
         count, names = drawer.classes.count, drawer.classes.names
         if self.label == EACH:
             n = OF_EACH * count if self.n is None else self.n
@@ -172,7 +172,9 @@ def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
     sampler = ExportedRun.open(path)
 
     def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
-        return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
+        return sampler.sample(n, labels=labels, seed=seed, first=first, batch_size=batch_size)
 
-    facts = f"{sampler.inference_steps} inference steps"
-    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", unchanged_digest(path, before), None)
+    facts, held = f"{sampler.inference_steps} inference steps", sampler.artefact
+    facts += "" if held.label is None else f", class {held.label}"
+    facts += "" if held.guidance == 1 else f", guidance {held.guidance:g}"
+    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", unchanged_digest(path, before), sampler.classes)

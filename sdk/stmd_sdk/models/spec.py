@@ -12,7 +12,8 @@ from torch import nn
 from ..checks import check_integer
 from ..codecs.codec import Codec
 from ..config import read_config, read_json
-from ..diffusion.classes import Classes, LabelledPosterior
+from ..diffusion.classes import Classes
+from ..diffusion.labelled import LabelledPosterior
 from ..diffusion.loop import MAX_STEPS
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior

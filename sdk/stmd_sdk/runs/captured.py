@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion import philox
+from ..diffusion.classes import UNLABELLED
 from ..diffusion.network import Network
-from ..diffusion.noise import UNLABELLED, GivenNoise, Noise
+from ..diffusion.noise import GivenNoise, Noise
 from ..errors import DeviceError, StmdError
 from ..models.spec import ModelSpec
 from .chunks import out_of_memory

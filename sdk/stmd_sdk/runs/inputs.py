@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..checks import check_integer
-from ..diffusion.classes import Classes, Labels
+from ..diffusion.classes import UNLABELLED, Classes
+from ..diffusion.labelled import Labels
 from ..diffusion.loop import times_of_rows
-from ..diffusion.noise import UNLABELLED, Noise, fresh_seed
+from ..diffusion.noise import Noise, fresh_seed
 from ..errors import InferenceError, InvalidArgumentError
 from ..models.spec import ModelSpec
 
@@ -49,7 +50,7 @@ def _labelled(noise: Noise, labels: Labels, classes: Classes | None) -> Noise:
     if classes is None:
         raise InvalidArgumentError("labels: the model has no classes, it was trained without")
     if labels is not None:
-        return noise.labelled(classes.numbered(labels, len(noise)))
+        return noise.labelled(torch.tensor(classes.numbers(labels, len(noise))))
     if noise.labels is not None and int(noise.labels.max()) >= classes.count:
         raise InvalidArgumentError(f"labels must lie in 0 to {classes.count - 1}, got {int(noise.labels.max())}")
     return noise
