@@ -61,6 +61,10 @@ def drawn_by(checkout: Path, folder: Path) -> None:
         subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
+def _arrays(folder: str, model: str) -> np.lib.npyio.NpzFile:
+    return np.load(Path(folder, f"{model}.npz"), allow_pickle=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="the root of another checkout of this project")
@@ -70,7 +74,7 @@ def main() -> None:
         drawn_by(ROOT, Path(here))
         drawn_by(options.other, Path(there))
         for model in MODELS:
-            with np.load(Path(here, f"{model}.npz")) as a, np.load(Path(there, f"{model}.npz")) as b:
+            with _arrays(here, model) as a, _arrays(there, model) as b:
                 differing = [kind for kind in a.files if a[kind].tobytes() != b[kind].tobytes()]
                 print(f"{model}: {len(a.files) - len(differing)} of {len(a.files)} equal bit for bit", *differing)
                 moved += len(differing)

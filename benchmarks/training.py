@@ -19,9 +19,10 @@ import torch
 from measuring import environment, interleaved, measured_machine, peak_memory, ratio_clock
 
 from stmd_sdk.diffusion.noise import Noise
-from stmd_training.losses import EnergyScore, FlowLoss, STMDLoss
+from stmd_training.losses import FlowLoss, STMDLoss
 from stmd_training.processes import ALONE
 from stmd_training.recipe import load_recipe
+from stmd_training.scores import EnergyScore
 from stmd_training.times import TimeSampler
 
 CPU = torch.device("cpu")

@@ -190,6 +190,56 @@ def test_nothing_that_executes_a_file_is_used():
     assert executed == set()
 
 
+# What libraries read for us, and the one place for each: bytes that were checked, or formats that execute nothing.
+LOADERS = {
+    "InferenceSession": {"sdk/stmd_sdk/backends/session.py"},
+    "deserialize_cuda_engine": {"sdk/stmd_sdk/backends/tensorrt.py"},
+    "load_dataset": {"sdk/stmd_sdk/data/hugging_face.py"},
+    "try_to_load_from_cache": {"sdk/stmd_sdk/codecs/vae.py"},  # finds a file, reads none
+    "NoTrainInceptionV3": {"sdk/stmd_sdk/evaluation/inception.py"},  # unpickles bytes of a pinned digest
+    "hf_hub_download": set(),
+    "snapshot_download": set(),
+    "load_state_dict_from_url": set(),
+    "from_single_file": set(),
+    "load_checkpoint_and_dispatch": set(),
+}
+
+
+def _called(tree):
+    return {
+        getattr(node.func, "attr", getattr(node.func, "id", "")): node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+
+
+def test_what_libraries_load_for_us_is_loaded_in_one_place():
+    packages = {name: tree for package in PACKAGES for name, tree in _files_of(package).items()}
+    found = {loader: {name for name, tree in packages.items() if loader in _called(tree)} for loader in LOADERS}
+    assert found == LOADERS
+
+
+def test_no_library_takes_a_model_by_name():
+    """``from_pretrained`` is the sampler's own: that of others would download, and some of them unpickle."""
+    for name, tree in _files_of("stmd_sdk").items() | _files_of("stmd_training").items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr == "from_pretrained":
+                assert _dotted(node) in ("Sampler.from_pretrained", "cls.from_pretrained"), name
+
+
+def test_arrays_are_read_without_pickle():
+    loads = [
+        (name, node)
+        for name, tree in FILES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _dotted(node.func) in ("np.load", "numpy.load")
+    ]
+    assert loads
+    for name, node in loads:
+        allowed = {one.arg: getattr(one.value, "value", None) for one in node.keywords}
+        assert allowed.get("allow_pickle") is False, name
+
+
 @pytest.mark.parametrize("package", ["stmd_sdk", "stmd_training"])
 def test_randomness_is_a_noise_key(package):
     draws = {f"torch.{name}" for name in DRAWS}

@@ -7,8 +7,9 @@ from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_training.learned_weights import LossWeights
-from stmd_training.losses import EnergyScore, STMDLoss
+from stmd_training.losses import STMDLoss
 from stmd_training.recipe import load_recipe
+from stmd_training.scores import EnergyScore
 
 
 def test_they_begin_as_no_weights():

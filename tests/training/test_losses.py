@@ -10,7 +10,8 @@ from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.diffusion.velocity import NetworkVelocity
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.networks import UNetConfig, build_network
-from stmd_training.losses import DDPMLoss, EnergyScore, FlowLoss, MeanFlowLoss, STMDLoss
+from stmd_training.losses import DDPMLoss, FlowLoss, MeanFlowLoss, STMDLoss
+from stmd_training.scores import EnergyScore
 from stmd_training.times import TimeSampler
 
 SCHEDULE = VPSchedule()

@@ -20,9 +20,9 @@ from stmd_sdk.models.checkpoint import load_model
 from stmd_sdk.models.objective import DDPM, STMD
 from stmd_sdk.networks import MLPConfig
 from stmd_training.batches import batches_of
-from stmd_training.losses import EnergyScore
 from stmd_training.recipe import load_recipe, recipe_names
 from stmd_training.run import TrainingRun
+from stmd_training.scores import EnergyScore
 from stmd_training.state import load_state, save_state
 from stmd_training.trainer import TrainState, learning_rate, train
 

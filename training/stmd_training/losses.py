@@ -6,9 +6,8 @@ A loss is a function of a network, clean data and a noise key; equation numbers 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
@@ -20,7 +19,7 @@ from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
 from stmd_sdk.diffusion.labelled import given_labels
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.diffusion.posterior import FlowPosterior, Posterior
+from stmd_sdk.diffusion.posterior import FlowPosterior
 from stmd_sdk.diffusion.schedule import Schedule, expand
 from stmd_sdk.diffusion.target import AbstractAffineTarget, AbstractTarget, X0Target
 from stmd_sdk.diffusion.velocity import TAU_FLOOR, NetworkVelocity, Output, UnconditionalVelocity, Velocity
@@ -28,9 +27,10 @@ from stmd_sdk.errors import InvalidArgumentError
 
 from .forward_mode import value_and_derivative
 from .learned_weights import LossWeights
+from .scores import EnergyScore
 from .times import TimeSampler
 
-__all__ = ["DDPMLoss", "Derivative", "EnergyScore", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss"]
+__all__ = ["DDPMLoss", "Derivative", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss"]
 
 ErrorOf = Literal["y", "x0"]
 Derivative = Literal["jvp", "central"]
@@ -130,48 +130,6 @@ class FlowLoss:
             error = error * (unit * tau.clamp(min=TAU_FLOOR)) ** 2
         weight = 1 / (error.detach() + self.offset) ** self.power
         return weight * error / y[0].numel() ** (1 - self.power)
-
-
-@final
-@dataclass(frozen=True)
-class EnergyScore:
-    """The energy score of ``draws`` draws x̂ of a posterior at (x_t, t), over d^(β/2) in d dimensions:
-
-        E‖x̂ - x_0‖^β - ½ E‖x̂ - x̂'‖^β,    β = ``exponent``, in (0, 2)
-
-    A strictly proper scoring rule (Gneiting and Raftery, 2007), used as a diffusion loss by De Bortoli et al. (2025):
-    its only minimiser is the true posterior. It restores the variance that the flow loss alone loses at one step. A
-    smaller β weighs small distances more, and so tells separated modes from a bridge between them; in many dimensions,
-    where all distances are alike, β matters little. More draws make it less noisy, at an evaluation each. ``weight``
-    is the λ of the loss that adds it.
-    """
-
-    weight: float = 0.0
-    exponent: float = 1.0
-    draws: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise InvalidArgumentError(f"weight: must be at least 0, got {self.weight}")
-        if not 0 < self.exponent < 2:
-            raise InvalidArgumentError(f"exponent: must lie in (0, 2), where the score is proper, got {self.exponent}")
-        if self.draws < 2:
-            raise InvalidArgumentError(f"draws: must be at least 2, got {self.draws}")
-
-    def __call__(
-        self, posterior: Posterior, x_0: Float[Tensor, "b *d"], x_t: Float[Tensor, "b *d"], t: Tensor, noise: Noise
-    ) -> Float[Tensor, " b"]:
-        """The score of each sample, without bias in the number of draws and without its weight."""
-        many = [self.draws, *[1] * (x_t.ndim - 1)]
-        x = posterior(x_t.repeat(many), t.repeat(self.draws), noise.draws(self.draws)).chunk(self.draws)
-
-        def mean_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-            # The square root has no derivative at 0, where two draws of a fresh network may meet.
-            powers = [(_squared_norm(a - b) + 1e-12) ** (self.exponent / 2) for a, b in pairs]
-            return torch.stack(powers).mean(dim=0)
-
-        score = mean_distance((one, x_0) for one in x) - 0.5 * mean_distance(combinations(x, 2))
-        return score / x_0[0].numel() ** (self.exponent / 2)
 
 
 @final

@@ -21,7 +21,8 @@ from stmd_sdk.models.spec import Fact, ModelSpec
 from stmd_sdk.networks import PRESETS, NetworkConfig
 
 from .learned_weights import LossWeights
-from .losses import DDPMLoss, EnergyScore, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
+from .losses import DDPMLoss, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
+from .scores import EnergyScore
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -105,6 +106,7 @@ class Recipe:
             )
         if target == "mixture" and self.error_of != "y":
             raise InvalidArgumentError("error_of: must be 'y' with target 'mixture'")
+        self.energy_score.check_shape(self.shape)
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
         plain = 0.0, Recipe.t_power, Recipe.error_of, Recipe.learned_weights

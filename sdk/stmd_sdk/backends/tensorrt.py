@@ -7,7 +7,6 @@ checked, and the engine's digest, before TensorRT sees a byte. Load only engines
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from ..checks import refuse_gradients
 from ..config import read_config, read_json
 from ..errors import CheckpointError, DeviceError, InvalidArgumentError
-from ..files import check_regular, is_file, read_bytes
+from ..files import check_regular, is_file, read_bytes, sha256_of
 from ..models.artefact import Artefact
 from ..models.spec import ModelSpec
 from .flavours import load_flavour, tensorrt_log
@@ -98,7 +97,7 @@ SEAL = "sha256_of_the_rest"
 
 
 def _seal(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return sha256_of(json.dumps(values, sort_keys=True).encode())
 
 
 def _check_seal(values: Any, beside: Path) -> None:
@@ -178,7 +177,7 @@ def read_engine(path: Path) -> tuple[ModelSpec, EngineManifest, bytes]:
     except InvalidArgumentError as error:
         raise CheckpointError(f"{beside}: foreign or damaged ({error})") from error
     data = read_bytes(path, CheckpointError, ENGINE_BYTES)
-    if hashlib.sha256(data).hexdigest() != manifest.sha256:
+    if sha256_of(data) != manifest.sha256:
         raise CheckpointError(f"{path}: not the engine that {beside.name} describes; it is truncated or was replaced")
     return ModelSpec.from_json(json.dumps(values.get("spec")), str(beside)), manifest, data
 

@@ -5,7 +5,6 @@ Needs no PyTorch for the latter.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..diffusion.philox import fresh_seed
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import check_regular, check_writable, reading, sha256_of_file, written_whole
 from ..images import grid
@@ -128,7 +128,7 @@ def draw_picture(run: DrawnRun, out: Path) -> str:
         raise InvalidArgumentError("a picture takes one process; with several, --out must be a folder or a .tar")
     if run.n is not None and run.n > PICTURED:
         raise InvalidArgumentError(f"a picture shows at most {PICTURED} samples: name an .npz or a folder")
-    drawer, seed = run.open(progress=True), secrets.randbelow(2**31) if run.seed is None else run.seed
+    drawer, seed = run.open(progress=True), fresh_seed() if run.seed is None else run.seed
     wanted, started = run.wanted(drawer), time.perf_counter()
     picture = grid(drawer.draw(seed, run.first, wanted.n, wanted.labels(0, wanted.n)), columns=wanted.of_each or None)
     with written_whole(out) as path:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..codecs.codec import LatentCodec
 from ..data.pictures import read_picture
-from ..diffusion.noise import Noise, fresh_seed
+from ..diffusion.noise import Noise
+from ..diffusion.philox import fresh_seed
 from ..errors import DataError, InvalidArgumentError
 from ..files import check_writable, written_whole
 from ..images import grid

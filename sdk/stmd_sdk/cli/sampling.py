@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..diffusion.noise import fresh_seed
+from ..diffusion.philox import fresh_seed
 from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
 from ..images import grid

@@ -11,7 +11,6 @@ the posterior and ``fold(2k)`` for the bridge.
 from __future__ import annotations
 
 import math
-import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -26,15 +25,10 @@ from ..checks import check_integer
 from ..errors import InvalidArgumentError
 from . import philox
 
-__all__ = ["AbstractNoise", "GivenNoise", "Key", "Noise", "fresh_seed"]
+__all__ = ["AbstractNoise", "GivenNoise", "Key", "Noise"]
 
 SEEDS = 2**64
 INDICES, DRAWS = 2**32, 2**31 - 1  # the lower word of an index counts samples, the upper word draws
-
-
-def fresh_seed() -> int:
-    """A seed from the operating system's entropy, short enough to be typed again."""
-    return secrets.randbelow(2**31)
 
 
 class AbstractNoise(ABC):

@@ -1,4 +1,4 @@
-"""Philox 4x32-10, the counter-based generator, and its normals: the only randomness of this project.
+"""Philox 4x32-10, the counter-based generator, its normals and fresh seeds: the only randomness of this project.
 
 A counter-based generator is a pure function of (key, counter), so any element of any stream can be computed
 alone, in any order, on any device. Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
@@ -9,9 +9,10 @@ alone, in any order, on any device. Source: Salmon, Moraes, Dror, Shaw, "Paralle
 from __future__ import annotations
 
 import math
+import secrets
 from typing import Any
 
-__all__ = ["fold", "normals", "philox", "uniforms", "words"]
+__all__ = ["fold", "fresh_seed", "normals", "philox", "uniforms", "words"]
 
 Words = Any
 """Integers, NumPy int64 arrays or torch int64 tensors: whatever has the operators."""
@@ -23,6 +24,11 @@ ROUNDS = 10
 
 # The last counter word separates the uses of one key.
 DRAW, FOLD = 0, 1
+
+
+def fresh_seed() -> int:
+    """A seed from the operating system's entropy, short enough to be typed again."""
+    return secrets.randbelow(2**31)
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..diffusion.noise import Noise
 from ..diffusion.schedule import Schedule
 from ..mixtures.algebra import Look
-from ..mixtures.law import CHUNK, GaussianMixture
+from ..mixtures.law import GaussianMixture
 
 __all__ = ["ORACLE_DRAWS", "OraclePairs", "looks", "oracle_pairs", "responsibilities"]
 
@@ -37,12 +37,8 @@ def looks(
     mixture: GaussianMixture, schedule: Schedule, x_t: Float[Tensor, "n d"], t: float
 ) -> Iterator[tuple[slice, Look]]:
     """Chunks of states and how the components see them: (rows, look)."""
-    size = max(1, CHUNK // mixture.means.numel())
-    for start in range(0, len(x_t), size):
-        x = x_t[start : start + size].double()
-        times = torch.full((len(x),), t, dtype=torch.float64)
-        look = mixture.components.look(x, schedule.alpha(times), schedule.variance(times))
-        yield slice(start, start + len(x)), look
+    times = torch.full((len(x_t),), t, dtype=torch.float64)
+    return mixture.looks(x_t, schedule.alpha(times), schedule.variance(times))
 
 
 def oracle_pairs(mixture: GaussianMixture, schedule: Schedule, t: float, noise: Noise) -> OraclePairs:

@@ -8,7 +8,7 @@ are worked through in chunks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -181,11 +181,15 @@ class GaussianMixture:
         """Apply ``function`` to looks at x_0 by chunks; the border of shapes, types and devices."""
         if x.ndim != 2 or x.shape[1:] != self.shape or len(x) == 0:
             raise InvalidArgumentError(f"{self.name} takes points [b, {self.shape[0]}], got {list(x.shape)}")
+        return torch.cat([function(look, rows).to(x) for rows, look in self.looks(x, a, variance)])
+
+    def looks(self, x: Tensor, a: Tensor, variance: Tensor) -> Iterator[tuple[slice, Look]]:
+        """Looks x = a x_0 + s n, as many rows at once as fit in caches: which rows, and how the components see them."""
         size = max(1, CHUNK // self.means.numel())
-        inside, a, variance = (values.to(self.means.device, torch.float64) for values in (x, a, variance))
-        chunks = [slice(start, start + size) for start in range(0, len(x), size)]
-        results = [function(self.components.look(inside[c], a[c], variance[c]), c).to(x) for c in chunks]
-        return torch.cat(results)
+        x, a, variance = (values.to(self.means.device, torch.float64) for values in (x, a, variance))
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            yield rows, self.components.look(x[rows], a[rows], variance[rows])
 
 
 @final

@@ -8,7 +8,6 @@ The digest guards against accidents and edits, not against someone who computes 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from typing import Literal
 
 from ..config import read_config, read_json
 from ..errors import CheckpointError, InvalidArgumentError
-from ..files import check_regular, is_file, read_bytes, reading
+from ..files import check_regular, is_file, read_bytes, reading, sha256_of, sha256_of_file
 
 __all__ = [
     "ARTEFACT_VERSION",
@@ -110,9 +109,7 @@ class Artefact:
 def sealed(model: bytes, spec: str, artefact: Artefact) -> bytes:
     """A serialised ``ModelProto`` without metadata, continued by the spec, the artefact and the digest."""
     metadata = {SPEC_KEY: spec, ARTEFACT_KEY: artefact.to_json()}
-    digest = hashlib.sha256(model)
-    digest.update(_canonical(metadata))
-    entries = {**metadata, DIGEST_KEY: digest.hexdigest()}
+    entries = {**metadata, DIGEST_KEY: sha256_of(model, _canonical(metadata))}
     return model + b"".join(_delimited(METADATA_PROPS, _entry(*item)) for item in entries.items())
 
 
@@ -128,7 +125,7 @@ def read_graph(path: Path) -> tuple[bytes, str, Artefact]:
     file are refused but in the one whose digest the artefact holds: ONNX lets a graph name any file to be read.
     """
     data = read_bytes(path, CheckpointError, MOST_BYTES)
-    digest, metadata = hashlib.sha256(), dict[str, str]()
+    parts, metadata = list[memoryview](), dict[str, str]()
     for field, start, content, end in _fields(memoryview(data), path):
         if field not in MODEL_FIELDS:
             raise CheckpointError(f"{path}: not an ONNX file")
@@ -136,13 +133,12 @@ def read_graph(path: Path) -> tuple[bytes, str, Artefact]:
             entry = {number: data[a:b] for number, _, a, b in _fields(memoryview(data)[content:end], path, content)}
             metadata[_text(entry.get(1, b""), path)] = _text(entry.get(2, b""), path)
         else:
-            digest.update(memoryview(data)[start:end])
+            parts.append(memoryview(data)[start:end])
     for key in (SPEC_KEY, ARTEFACT_KEY, DIGEST_KEY):
         if key not in metadata:
             raise CheckpointError(f"{path}: an ONNX file without {key}; it was not written by stmd-export")
     expected = metadata.pop(DIGEST_KEY)
-    digest.update(_canonical(metadata))
-    if digest.hexdigest() != expected:
+    if sha256_of(*parts, _canonical(metadata)) != expected:
         raise CheckpointError(
             f"{path}: the file was changed since stmd-export checked it; export it again from its checkpoint"
         )
@@ -162,8 +158,8 @@ def _check_data(path: Path, expected: str) -> None:
     if not is_file(path, CheckpointError):
         raise CheckpointError(f"{path}: no such file; it holds the weights")
     check_regular(path, CheckpointError)
-    with reading(path, CheckpointError), path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path, CheckpointError):
+        found = sha256_of_file(path)
     if found != expected:
         raise CheckpointError(f"{path}: the weights were changed since stmd-export checked them, or are not whole")
 

@@ -9,7 +9,6 @@ so the samples are those of :meth:`stmd_sdk.Sampler.sample` up to the rounding o
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -108,7 +107,7 @@ class ExportedRun:
         is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`, and so are ``labels``, of a file that takes
         them.
         """
-        seed = secrets.randbelow(2**31) if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
+        seed = philox.fresh_seed() if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
         n = check_integer("n", n, 1, 2**32)
         first = check_integer("first", first, 0, 2**32 - n)
         size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)

@@ -12,7 +12,8 @@ from ..checks import check_integer
 from ..diffusion.classes import UNLABELLED, Classes
 from ..diffusion.labelled import Labels
 from ..diffusion.loop import times_of_rows
-from ..diffusion.noise import Noise, fresh_seed
+from ..diffusion.noise import Noise
+from ..diffusion.philox import fresh_seed
 from ..errors import InferenceError, InvalidArgumentError
 from ..models.spec import ModelSpec
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import cast, final
 
 from ..checks import check_integer
 from ..config import read_json
+from ..diffusion.philox import fresh_seed
 from ..errors import InvalidArgumentError, OutputError
 from ..files import is_file, read_bytes, written_whole
 from ..locks import locked
@@ -71,7 +71,7 @@ def run_seed(output: AbstractOutput, world: int) -> int:
         return seed
     if world > 1:
         raise InvalidArgumentError(f"{world} processes must draw samples of one seed: give --seed")
-    return secrets.randbelow(2**31)
+    return fresh_seed()
 
 
 def _read_record(output: AbstractOutput) -> dict[str, object]:

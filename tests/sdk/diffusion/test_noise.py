@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from stmd_sdk import InvalidArgumentError, Noise
-from stmd_sdk.diffusion.noise import GivenNoise, fresh_seed
+from stmd_sdk.diffusion.noise import GivenNoise
+from stmd_sdk.diffusion.philox import fresh_seed
 
 COUNT = 4096
 

@@ -97,6 +97,9 @@ def test_what_cannot_be_measured_is_said_before_anything_is_drawn(digits, tmp_pa
         load_features("inception", (1, 28, 28))
     with pytest.raises(CheckpointError, match="nothing is downloaded unasked"):
         load_features(f"inception:{tmp_path / 'none.pth'}", (3, 32, 32))
+    (tmp_path / "other.pth").write_bytes(b"cposix\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(CheckpointError, match="is not the Inception network"):
+        load_features(f"inception:{tmp_path / 'other.pth'}", (3, 32, 32))
     (tmp_path / "damaged.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_classifier(tmp_path / "damaged.safetensors")
