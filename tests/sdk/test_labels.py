@@ -270,3 +270,14 @@ def test_bad_labels_are_one_line(model, tmp_path, arguments, says):
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
     assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("options", [{"labels": [0, 1, 2, 0, 1]}, {"labels": "top", "guidance": 2.0}, {}])
+def test_graphs_draw_the_labels_that_eager_draws(model, options):
+    captured, eager = (Sampler.from_pretrained(model, device="cuda", eager=eager) for eager in (False, True))
+    assert captured.captured is not None
+    for seed in (1, 2):  # the first records, the second replays
+        drawn = captured.sample(5, seed=seed, **options)
+        torch.testing.assert_close(drawn, eager.sample(5, seed=seed, **options), atol=1e-4, rtol=0)
