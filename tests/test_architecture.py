@@ -205,17 +205,15 @@ LOADERS = {
 }
 
 
-def _called(tree):
-    return {
-        getattr(node.func, "attr", getattr(node.func, "id", "")): node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-    }
+def _named(tree):
+    """Every name that a file mentions, imported, called or passed on."""
+    names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree)}
+    return names | {name.rpartition(".")[2] for name in _imports(tree)}
 
 
 def test_what_libraries_load_for_us_is_loaded_in_one_place():
     packages = {name: tree for package in PACKAGES for name, tree in _files_of(package).items()}
-    found = {loader: {name for name, tree in packages.items() if loader in _called(tree)} for loader in LOADERS}
+    found = {loader: {name for name, tree in packages.items() if loader in _named(tree)} for loader in LOADERS}
     assert found == LOADERS
 
 

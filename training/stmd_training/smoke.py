@@ -19,7 +19,7 @@ from stmd_sdk.files import written_whole
 from stmd_sdk.images import to_images
 from stmd_sdk.mixtures.law import GaussianMixture
 from stmd_sdk.mixtures.problems import MIXTURES
-from stmd_sdk.networks import PRESETS, DiTConfig, MLPConfig, NetworkConfig, UNetConfig
+from stmd_sdk.networks import PRESETS
 
 from .recipe import Recipe
 
@@ -39,7 +39,7 @@ def smoke_test(recipe: Recipe, folder: Path) -> tuple[Recipe, ArrayData | Sharde
     small = replace(
         recipe,
         name=f"{recipe.name}-smoke",
-        network=_tiny(network),
+        network=network.tiny(),
         steps=STEPS,
         batch_size=BATCH,
         warmup_steps=min(recipe.warmup_steps, 1),
@@ -54,17 +54,6 @@ def smoke_test(recipe: Recipe, folder: Path) -> tuple[Recipe, ArrayData | Sharde
         shape = (recipe.shape[0], LATENT_SIDE, LATENT_SIDE)
         return replace(small, codec=codec, shape=shape), _cached(codec, folder)
     return small, _synthetic(recipe)
-
-
-def _tiny(network: NetworkConfig) -> NetworkConfig:
-    """As many levels, blocks and attentions, on as few channels as they take."""
-    match network:
-        case UNetConfig():
-            return replace(network, channels=(8,) * len(network.channels), groups=8, embedding_width=16)
-        case DiTConfig():
-            return replace(network, depth=2, width=32, heads=2)
-        case MLPConfig():
-            return replace(network, width=16, depth=1)
 
 
 def _synthetic(recipe: Recipe) -> ArrayData:

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .config import DiTConfig
+from ..errors import InvalidArgumentError
 from .embedding import TimesEmbedding
+from .limits import check_fields, check_image, check_numbers, check_weights
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "DiTConfig"]
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """A diffusion transformer with adaptive layer norm (Peebles and Xie, 2023), for images and latents."""
+
+    depth: int
+    width: int
+    heads: int
+    patch_size: int = 2
+    kind: Literal["dit"] = "dit"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.width % self.heads or self.width % 4:
+            raise InvalidArgumentError(f"width: {self.width} is not divisible by heads = {self.heads} and by 4")
+        check_weights(self.depth * 18 * self.width**2)
+
+    def check_input(self, in_channels: int, size: tuple[int, ...]) -> None:
+        """Raise for a packed input [b, in_channels, *size] of sides that patches do not fill."""
+        check_image(self.kind, in_channels, size, self.patch_size)
+        check_numbers(self.kind, "the positions", math.prod(size) // self.patch_size**2 * self.width)
+
+    def build(self, in_channels: int, out_channels: int, times: int, size: tuple[int, ...], classes: int) -> nn.Module:
+        """The network."""
+        return DiT(self, in_channels, out_channels, times, (size[0], size[1]), classes)
+
+    def tiny(self) -> DiTConfig:
+        """As many attentions, on as few numbers as they take."""
+        return replace(self, depth=2, width=32, heads=2)
 
 
 def positions(rows: int, columns: int, width: int) -> Float[Tensor, "tokens width"]:

@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .config import MLPConfig
+from ..errors import InvalidArgumentError
 from .embedding import TimesEmbedding
+from .limits import check_fields, check_numbers, check_weights
 
-__all__ = ["ResidualMLP"]
+__all__ = ["MLPConfig", "ResidualMLP"]
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """A residual multilayer perceptron for vectors.
+
+    With ``octaves`` it also sees the sine and cosine of each input at that many frequencies from π/2 up (Tancik et al.,
+    2020): for data in few coordinates with many modes, whose edges a plain perceptron learns last.
+    """
+
+    width: int = 256
+    depth: int = 3
+    embedding_width: int = 64
+    octaves: int = 0
+    kind: Literal["mlp"] = "mlp"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_weights(self.depth * 2 * self.width**2)
+
+    def check_input(self, in_channels: int, size: tuple[int, ...]) -> None:
+        """Raise for a packed input [b, in_channels, *size] that is no vector."""
+        if size:
+            raise InvalidArgumentError(f"an MLP takes vectors, not images of {'x'.join(map(str, size))}")
+        check_numbers(self.kind, "one input", in_channels)
+
+    def build(self, in_channels: int, out_channels: int, times: int, size: tuple[int, ...], classes: int) -> nn.Module:
+        """The network."""
+        return ResidualMLP(self, in_channels, out_channels, times, classes)
+
+    def tiny(self) -> MLPConfig:
+        """As few numbers as it takes to try."""
+        return replace(self, width=16, depth=1)
 
 
 def rms_norm(h: Tensor) -> Tensor:

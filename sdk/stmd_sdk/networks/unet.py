@@ -8,8 +8,8 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .config import UNetConfig
 from .embedding import TimesEmbedding
+from .unet_config import UNetConfig
 
 __all__ = ["UNet"]
 

@@ -217,5 +217,5 @@ def test_info_says_how_many_gaussians_there_are_and_not_their_numbers(tmp_path):
     save_model(tmp_path / "local.safetensors", spec(), spec().build_network().state_dict())
     result = CliRunner().invoke(app, ["info", str(tmp_path / "local.safetensors")])
     assert result.exit_code == 0, result.output
-    assert "clusters=3" in result.output
+    assert "clusters 3" in result.output
     assert spec().local_gaussians.parameters[:20] not in result.output
