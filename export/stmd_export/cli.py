@@ -37,6 +37,13 @@ def export(
     mean_flow_steps: Annotated[
         int | None, typer.Option(min=1, help="With --whole: M, the Mean Flow steps of each. Default: 1.")
     ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="With --whole: the one class that it draws, by number or name. Default: all.")
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="With --whole: a second input, labels [b], says which classes to draw.")
+    ] = False,
+    guidance: Annotated[float, typer.Option(help="With --label or --labels: classifier-free guidance.")] = 1.0,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
     precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = PrecisionName.fp32,
     batch: Annotated[
@@ -64,21 +71,26 @@ def export(
     stmd-export --ckpt mnist --onnx --out deploy
     stmd-export --ckpt mnist --trt --gpu-arch sm120 --precision fp16 --out deploy
     stmd-export --ckpt mnist --whole --inference-steps 4 --onnx --out deploy
+    stmd-export --ckpt mnist --whole --label seven --onnx --out deploy
     """
     with exit_on_error():
         if not (to_onnx or to_trt):
             raise InvalidArgumentError("say what to write: --onnx, --trt, or both")
-        if not whole and (inference_steps is not None or mean_flow_steps is not None):
-            raise InvalidArgumentError("--inference-steps and --mean-flow-steps go with --whole")
+        if not whole and (inference_steps, mean_flow_steps, label, labels, guidance) != (None, None, None, False, 1):
+            raise InvalidArgumentError(
+                "--inference-steps, --mean-flow-steps, --label, --labels and --guidance go with --whole"
+            )
+        if labels and to_trt:
+            raise InvalidArgumentError("--labels: an engine takes noise alone; fix a class with --label, or --onnx")
         if not to_trt and (gpu_arch or tensorrt or cache_dir or force):
             raise InvalidArgumentError("--gpu-arch, --tensorrt, --cache-dir and --force go with --trt")
         sizes = _sizes(batch)
-        from .command import EngineOptions, write_export  # noqa: PLC0415  after --help has been answered
+        from .command import EngineOptions, WholeOptions, write_export  # noqa: PLC0415  after --help has been answered
 
-        steps = (inference_steps, mean_flow_steps or 1) if whole else None
+        asked = WholeOptions(inference_steps, mean_flow_steps or 1, label, labels, guidance) if whole else None
         architectures = tuple(filter(None, (name.strip().lower() for name in gpu_arch.split(","))))
         engine = EngineOptions(architectures, tensorrt, cache_dir, force) if to_trt else None
-        if not write_export(ckpt, steps, out, precision.value, sizes, engine, quiet):
+        if not write_export(ckpt, asked, out, precision.value, sizes, engine, quiet):
             raise typer.Exit(1)
 
 

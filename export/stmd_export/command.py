@@ -12,13 +12,14 @@ from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.console import console, plain, say, say_error
 from stmd_sdk.models.artefact import Precision
 from stmd_sdk.models.checkpoint import read_spec, resolve_model
+from stmd_sdk.models.spec import ModelSpec
 
 from .engine import check_architectures
 from .engine_export import export_engine
 from .errors import ParityError
 from .onnx_export import Whole, export_onnx
 
-__all__ = ["EngineOptions", "write_export"]
+__all__ = ["EngineOptions", "WholeOptions", "write_export"]
 
 
 @final
@@ -32,9 +33,32 @@ class EngineOptions:
     force: bool
 
 
+@final
+@dataclass(frozen=True)
+class WholeOptions:
+    """What a whole sampler draws: by how many steps, of which classes."""
+
+    inference_steps: int | None
+    mean_flow_steps: int
+    label: str | None
+    takes_labels: bool
+    guidance: float
+
+    def of(self, spec: ModelSpec) -> Whole:
+        """The same of a model."""
+        label, names = self.label, spec.classes.names if spec.classes is not None else ()
+        return Whole(
+            self.inference_steps or spec.default_inference_steps,
+            self.mean_flow_steps,
+            int(label) if label is not None and label.isdecimal() and label not in names else label,
+            self.takes_labels,
+            self.guidance,
+        )
+
+
 def write_export(
     ckpt: str,
-    steps: tuple[int | None, int] | None,
+    asked: WholeOptions | None,
     out: Path,
     precision: Precision,
     sizes: tuple[int, int, int],
@@ -46,9 +70,7 @@ def write_export(
     if engine is not None:  # what cannot be built is said before the graph is traced
         name, trt = load_flavour(engine.flavour)
         check_architectures(name, trt, engine.architectures)
-    whole = None
-    if steps is not None:
-        whole = Whole(steps[0] or read_spec(resolve_model(ckpt)).default_inference_steps, steps[1])
+    whole = None if asked is None else asked.of(read_spec(resolve_model(ckpt)))
     try:
         with nullcontext() if quiet else console.status("loading") as status:
             tell = _silence if status is None else lambda text: status.update(plain(text))

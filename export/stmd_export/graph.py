@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stmd_sdk.errors import requires_extra
+from stmd_sdk.models.artefact import Artefact
 from stmd_sdk.models.spec import ModelSpec
 
 from .errors import ExportError
@@ -37,28 +38,31 @@ def trace_network(spec: ModelSpec, module: nn.Module, opset: int = OPSET) -> onn
     """The graph x [b, c_in, ...], times [b, k] → u [b, c, ...] with a free batch b."""
     x = torch.zeros(EXAMPLE_BATCH, spec.in_channels, *spec.shape[1:])
     times = torch.full((EXAMPLE_BATCH, spec.times), 0.5)
-    model = _with_instance_norms(_traced(module, (x, times), opset, batch_axis=0, inputs=["x", "times"], output="u"))
+    traced = _traced(module, (x, times), opset, batch_axes=(0, 0), inputs=["x", "times"], output="u")
+    model = _with_instance_norms(traced)
     _check_shapes(model, {"x": ["b", *x.shape[1:]], "times": ["b", spec.times], "u": ["b", *spec.shape]})
     return model
 
 
-def trace_sampler(
-    spec: ModelSpec, network: onnx.ModelProto, times: tuple[float, ...], mean_flow_steps: int
-) -> onnx.ModelProto:
+def trace_sampler(spec: ModelSpec, network: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProto:
     """The graph noise [2N, b, ...] → samples [b, ...]: the SDK's own loop around N x M copies of ``network``.
 
+    What it draws is what ``artefact`` says; where that takes labels they are a second input, labels [b].
     The loop is traced with a placeholder for the network, which takes seconds whatever N and M; then each
     placeholder is replaced by the network's nodes. The weights are shared. A decoder with weights, as that of
     latents, is part of the loop and stays float32.
     """
-    steps = len(times) - 1
-    noise = torch.zeros(2 * steps, EXAMPLE_BATCH, *spec.shape)
-    module = WholeModule(spec, times, mean_flow_steps)
+    keys = 2 * (len(artefact.times) - 1)
+    example: tuple[Tensor, ...] = (torch.zeros(keys, EXAMPLE_BATCH, *spec.shape),)
+    shapes: dict[str, list[int | str]] = {"noise": [keys, "b", *spec.shape]}
+    if artefact.takes_labels:
+        example, shapes["labels"] = (*example, torch.zeros(EXAMPLE_BATCH, dtype=torch.int64)), ["b"]
+    module = WholeModule(spec, artefact.times, artefact.mean_flow_steps, artefact.label, artefact.guidance)
     opset = network.opset_import[0].version
-    loop = _traced(module, (noise,), opset, batch_axis=1, inputs=["noise"], output="samples")
+    loop = _traced(module, example, opset, batch_axes=(1, 0), inputs=list(shapes), output="samples")
     model = _inlined(_with_instance_norms(loop), network)
     samples = ["b", *spec.codec.decoded_shape(spec.shape)]
-    _check_shapes(model, {"noise": [2 * steps, "b", *spec.shape], "samples": samples})
+    _check_shapes(model, {**shapes, "samples": samples})
     return model
 
 
@@ -67,7 +71,7 @@ def _traced(
     example: tuple[Tensor, ...],
     opset: int,
     *,
-    batch_axis: int,
+    batch_axes: tuple[int, ...],
     inputs: list[str],
     output: str,
 ) -> onnx.ModelProto:
@@ -80,7 +84,7 @@ def _traced(
                 opset_version=opset,
                 # Not a named dimension: diffusers branches at a batch of 64 for the sake of a memory format,
                 # so a free one is refused, and the exporter traces the network twice to find that out.
-                dynamic_shapes=tuple({batch_axis: torch.export.Dim.DYNAMIC} for _ in example),
+                dynamic_shapes=tuple({axis: torch.export.Dim.DYNAMIC} for axis in batch_axes[: len(example)]),
                 input_names=inputs,
                 output_names=[output],
                 external_data=False,

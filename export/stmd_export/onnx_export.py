@@ -52,10 +52,20 @@ CPU = torch.device("cpu")
 @final
 @dataclass(frozen=True)
 class Whole:
-    """The whole sampler: N inference steps of M Mean Flow steps each."""
+    """The whole sampler: N inference steps of M Mean Flow steps each.
+
+    It draws one class, the ``label`` by number or name, or all together; with ``takes_labels`` those of a second input.
+    """
 
     inference_steps: int
     mean_flow_steps: int = 1
+    label: int | str | None = None
+    takes_labels: bool = False
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.label is not None and self.takes_labels:
+            raise InvalidArgumentError("a whole sampler has one label, or takes labels, not both")
 
 
 def export_onnx(
@@ -91,17 +101,17 @@ def export_onnx(
         cast = lowered(module, precision)
         graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
         check_precision(graph, precision)
-        if whole is not None:
-            say(f"unrolling {whole.inference_steps} steps of the sampler")
-            graph = trace_sampler(spec, graph, times, whole.mean_flow_steps)
         artefact = Artefact(
             kind="network" if whole is None else "sampler",
             precision=precision,
             opset=graph.opset_import[0].version,
             weights=weights,
             times=times,
-            mean_flow_steps=0 if whole is None else whole.mean_flow_steps,
         )
+        if whole is not None:
+            say(f"unrolling {whole.inference_steps} steps of the sampler")
+            artefact = replace(artefact, **_drawn(spec, whole))
+            graph = trace_sampler(spec, graph, artefact)
         found = precision_found(graph)
         with staged(target) as folder:
             file = folder / target.name
@@ -145,13 +155,29 @@ def _checked_times(trained: Sampler, whole: Whole | None) -> tuple[float, ...]:
         raise InvalidArgumentError("a guided sampler cannot be exported: its guide is not part of the graph")
     if whole is None:
         return ()
-    next(trained.trajectory(1, inference_steps=whole.inference_steps, mean_flow_steps=whole.mean_flow_steps, seed=0))
+    steps = {"inference_steps": whole.inference_steps, "mean_flow_steps": whole.mean_flow_steps}
+    label = 0 if whole.takes_labels else whole.label
+    next(trained.trajectory(1, **steps, labels=label, guidance=whole.guidance, seed=0))
     return tuple(time_grid(whole.inference_steps))
+
+
+def _drawn(spec: ModelSpec, whole: Whole) -> dict[str, Any]:
+    """What an artefact says of a whole sampler's draws."""
+    label = None if whole.label is None or spec.classes is None else spec.classes.number(whole.label)
+    return {
+        "mean_flow_steps": whole.mean_flow_steps,
+        "label": label,
+        "takes_labels": whole.takes_labels,
+        "guidance": whole.guidance,
+    }
 
 
 def _file_name(spec: ModelSpec, whole: Whole | None, precision: Precision) -> str:
     name = re.sub(r"[^\w.-]+", "-", spec.name).strip("-.") or "model"
     steps = "" if whole is None else f"-sampler-n{whole.inference_steps}-m{whole.mean_flow_steps}"
+    if whole is not None:
+        steps += "-labels" if whole.takes_labels else "" if whole.label is None else f"-{whole.label}"
+        steps += "" if whole.guidance == 1 else f"-w{whole.guidance:g}"
     return f"{name}{steps}{'' if precision == 'fp32' else '-' + precision}.onnx"
 
 
@@ -177,10 +203,8 @@ def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, b
         batches = [size for size in batches if size <= 3] or batches[:1]
     if artefact.kind == "sampler":
         session = _evaluator(file) if precision == "bf16" else open_session(file, threads=torch.get_num_threads())
-        run = ExportedRun(session, trained.spec.name, trained.spec.shape, artefact)
-        return sampler_parity(
-            trained, run, precision, artefact.times, artefact.mean_flow_steps, batches, _compared(precision)
-        )
+        run = ExportedRun(session, trained.spec.name, trained.spec.shape, artefact, trained.spec.classes)
+        return sampler_parity(trained, run, artefact, batches, _compared(precision))
     candidate: Network = _reference_network(file) if precision == "bf16" else load_onnx(file, CPU)[1]
     sampled = _eager(cast) if precision == "bf16" else candidate
     return network_parity(trained.spec, trained.network, candidate, sampled, precision, batches, _compared(precision))

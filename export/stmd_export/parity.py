@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stmd_sdk.diffusion.classes import UNLABELLED
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.evaluation.distances import distance_blocks
-from stmd_sdk.models.artefact import Precision
+from stmd_sdk.models.artefact import Artefact, Precision
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.runs.run import Run
 from stmd_sdk.sampler import Sampler
@@ -108,30 +109,37 @@ def network_parity(
     n = max(batches)
     steps = min(spec.default_inference_steps, SAMPLE_STEPS)
     count = n if spec.local_gaussians is None else max(n, SETTLED_ROWS)
+    key = _labelled(Noise.of(SEED, count), spec)
     drawn, reference = (
-        sampler.sample(count, inference_steps=steps, seed=SEED, batch_size=n) for sampler in (exported, trained)
+        sampler.sample(count, inference_steps=steps, seed=key, batch_size=n) for sampler in (exported, trained)
     )
     cases.append(_samples_case(n, steps, *_settled(spec, drawn, reference), tolerance))
     if precision == "fp32":
         return Parity(precision, compared, tuple(cases))
-    one = exported.sample(TWO_SAMPLE_ROWS, inference_steps=steps, seed=SEED + 1, batch_size=n)
-    other = trained.sample(TWO_SAMPLE_ROWS, inference_steps=steps, seed=SEED + 2)
+    key, new = (_labelled(Noise.of(SEED + i, TWO_SAMPLE_ROWS), spec) for i in (1, 2))
+    one = exported.sample(TWO_SAMPLE_ROWS, inference_steps=steps, seed=key, batch_size=n)
+    other = trained.sample(TWO_SAMPLE_ROWS, inference_steps=steps, seed=new)
     return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
 
 
-def sampler_parity(
-    trained: Sampler, run: Run, precision: Precision, times: Sequence[float], mean_flow_steps: int,
-    batches: Sequence[int], compared: str,
-) -> Parity:  # fmt: skip
-    """Compare the samples of a whole sampler's ``run`` with those of ``trained``."""
+def sampler_parity(trained: Sampler, run: Run, artefact: Artefact, batches: Sequence[int], compared: str) -> Parity:
+    """Compare the samples of a whole sampler's ``run`` with those of ``trained``, of every class that it draws."""
+    precision, times, mean_flow_steps = artefact.precision, artefact.times, artefact.mean_flow_steps
     tolerance, steps = TOLERANCES[precision], len(times) - 1
 
-    def draw(batch: int, seed: int) -> tuple[Tensor, Tensor]:
-        noise = Noise.of(seed, batch)
-        reference = trained.sample(
-            batch, inference_steps=list(times), mean_flow_steps=mean_flow_steps, seed=noise, batch_size=batch
+    def reference(noise: Noise, batch: int) -> Tensor:
+        return trained.sample(
+            len(noise),
+            inference_steps=list(times),
+            mean_flow_steps=mean_flow_steps,
+            guidance=artefact.guidance,
+            seed=noise,
+            batch_size=batch,
         )
-        return run(noise, times, mean_flow_steps), reference
+
+    def draw(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+        noise = _labelled(Noise.of(seed, batch), trained.spec, artefact)
+        return run(noise, times, mean_flow_steps), reference(noise, batch)
 
     cases: list[Case] = []
     for batch in batches:
@@ -145,10 +153,18 @@ def sampler_parity(
     size = max(batches)
     seeds = range(SEED + 1, SEED + 1 + -(-TWO_SAMPLE_ROWS // size))
     one = torch.cat([draw(size, seed)[0] for seed in seeds])
-    other = trained.sample(
-        len(one), inference_steps=list(times), mean_flow_steps=mean_flow_steps, seed=SEED - 1, batch_size=64
-    )
+    other = reference(_labelled(Noise.of(SEED - 1, len(one)), trained.spec, artefact), 64)
     return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
+
+
+def _labelled(noise: Noise, spec: ModelSpec, artefact: Artefact | None = None) -> Noise:
+    """The key with labels that say all that a file can be asked for: its own, or each class and then none."""
+    if spec.classes is None or (artefact is not None and artefact.label is None and not artefact.takes_labels):
+        return noise
+    if artefact is not None and artefact.label is not None:
+        return noise.labelled(torch.full_like(noise.indices, artefact.label))
+    labels = torch.arange(len(noise)) % (spec.classes.count + spec.classes.null)
+    return noise.labelled(torch.where(labels < spec.classes.count, labels, UNLABELLED))
 
 
 def two_sample_p_value(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], noise: Noise) -> float:
@@ -173,7 +189,12 @@ def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     tau = torch.tensor([1.0, 0.0, 0.5])[row % 3]
     r = tau * ((row + 1) % 2)
     t = torch.tensor([0.001, 0.3, 0.7, 1.0])[row % 4]
-    return x, torch.stack(spec.objective.times_at(tau, r, t), dim=1)
+    times = torch.stack(spec.objective.times_at(tau, r, t), dim=1)
+    labels = _labelled(noise, spec).labels
+    if spec.classes is None or labels is None:
+        return x, times
+    column = torch.where(labels < 0, spec.classes.count, labels)
+    return x, torch.cat([times, column[:, None]], dim=1)
 
 
 def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
@@ -186,7 +207,8 @@ def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
 
     steps = min(spec.default_inference_steps, 8)
     posterior = spec.build_posterior(recorder, 2 if spec.objective.inner_flow else 1)
-    for _ in reverse_sde(posterior, spec.schedule, time_grid(steps), spec.shape, Noise.of(SEED + 1, ROWS)):
+    key = _labelled(Noise.of(SEED + 1, ROWS), spec)
+    for _ in reverse_sde(posterior, spec.schedule, time_grid(steps), spec.shape, key):
         pass
     x, times = (torch.cat(parts) for parts in zip(*seen, strict=True))
     chosen = torch.linspace(0, len(x) - 1, ROWS).long()

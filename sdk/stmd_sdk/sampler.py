@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_integer
+from .diffusion.labelled import Labels, check_guidance
 from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
 from .diffusion.network import Network
 from .diffusion.noise import Noise
@@ -85,6 +86,8 @@ class Sampler:
         *,
         inference_steps: Steps = None,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
+        guidance: float = 1.0,
         seed: int | Noise | None = None,
         first: int = 0,
         batch_size: int | None = None,
@@ -99,20 +102,25 @@ class Sampler:
         k mod 16 of 16, and those not asked for are dropped. ``batch_size`` None takes what fits in memory.
         With ``inference_steps`` N and ``mean_flow_steps`` M it costs N x M network evaluations a sample. A
         ``Noise`` as seed names its samples itself.
+
+        ``labels`` are the classes to draw, of a model that has some: one for all, or one each (that of sample
+        ``first + i`` is labels[i]), by number or name; None draws from all together. With ``guidance`` w other than 1
+        each evaluation is two, without + w (with - without) the labels: above 1 a class's samples are more like each
+        other than the data's, and no longer draws of the model's law.
         """
         times = self._times(inference_steps, mean_flow_steps)
         fitting = rows_at_once(self.spec.shape, self.device)
         size = fitting if batch_size is None else check_integer("batch_size", batch_size, 1)
         self.spec.codec.prepare(self.spec.shape)
-        noise, kept = noise_of(seed, n, first, self.device), slice(None)
+        noise, kept = self._noise(seed, n, labels, guidance, first=first), slice(None)
         if batch_invariant:
             if isinstance(seed, Noise):
                 raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
             noise, kept, size = *whole_buckets(noise), BUCKET
         with progress_bar("sampling", math.ceil(len(noise) / size) * (len(times) - 1), "step", progress) as advance:
-            run: Run = EagerRun(self._posterior, self.spec, advance)
+            run: Run = EagerRun(lambda steps: self._posterior(steps, guidance), self.spec, advance)
             if self.captured is not None and not self.guides and self.captured.fits(times, mean_flow_steps):
-                run = replace(self.captured, most=size, advance=advance)
+                run = replace(self.captured, most=size, advance=advance, guidance=guidance)
             shrink = batch_size is None and not batch_invariant
             drawn = in_chunks(lambda rows: run(noise[rows], times, mean_flow_steps), len(noise), size, shrink=shrink)
         return check_samples(drawn[kept])
@@ -123,6 +131,8 @@ class Sampler:
         *,
         inference_steps: Steps = None,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
+        guidance: float = 1.0,
         seed: int | Noise | None = None,
         first: int = 0,
     ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:
@@ -130,8 +140,10 @@ class Sampler:
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
-        times, noise = self._times(inference_steps, mean_flow_steps), noise_of(seed, n, first, self.device)
-        return reverse_sde(self._posterior(mean_flow_steps), self.spec.schedule, times, self.spec.shape, noise)
+        times = self._times(inference_steps, mean_flow_steps)
+        noise = self._noise(seed, n, labels, guidance, first=first)
+        posterior = self._posterior(mean_flow_steps, guidance)
+        return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
 
     def transition(
         self,
@@ -140,18 +152,21 @@ class Sampler:
         s: float | Float[Tensor, " b"],
         *,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
+        guidance: float = 1.0,
         seed: int | Noise | None = None,
     ) -> Float[Tensor, "b *d"]:
         """One step of the reverse SDE: x_s ~ p(x_s | x_t), 0 <= s <= t <= 1, t > 0.
 
-        ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
+        ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step. ``labels``
+        and ``guidance`` are those of :meth:`sample`, one label a state.
         """
         x_t, t = state_of(x_t, t, self.spec, self.device)
         s = times_of_rows(s, len(x_t), self.device)
         if not bool(((s >= 0) & (s <= t)).all()):
             raise InvalidArgumentError("s must lie in [0, t]")
-        noise = noise_of(seed, len(x_t), 0, self.device)
-        x_0 = self._posterior(mean_flow_steps)(x_t, t, noise.fold(1))
+        noise = self._noise(seed, len(x_t), labels, guidance)
+        x_0 = self._posterior(mean_flow_steps, guidance)(x_t, t, noise.fold(1))
         return self.spec.schedule.bridge(x_0, x_t, t, s, noise.fold(2).normal(*self.spec.shape))
 
     def posterior(
@@ -161,16 +176,19 @@ class Sampler:
         *,
         draws: int = 1,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
+        guidance: float = 1.0,
         seed: int | Noise | None = None,
     ) -> Float[Tensor, "draws b *d"]:
         """``draws`` draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded).
 
-        STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal.
+        STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal. ``labels`` and
+        ``guidance`` are those of :meth:`sample`, one label a state.
         """
         x_t, t = state_of(x_t, t, self.spec, self.device)
         draws = check_integer("draws", draws, 1)
-        noise = noise_of(seed, len(x_t), 0, self.device).fold(1).draws(draws)
-        posterior = chunked(self._posterior(mean_flow_steps))
+        noise = self._noise(seed, len(x_t), labels, guidance).fold(1).draws(draws)
+        posterior = chunked(self._posterior(mean_flow_steps, guidance))
         x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
 
@@ -198,6 +216,7 @@ class Sampler:
         steps: int | None = None,
         resample: bool = False,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
         seed: int | Noise | None = None,
         progress: bool = False,
     ) -> GibbsDraws:
@@ -212,7 +231,7 @@ class Sampler:
         return gibbs_draws(
             self._prior(mean_flow_steps, "gibbs"),
             log_likelihood,
-            noise_of(seed, draws, 0, self.device),
+            self._noise(seed, draws, labels),
             self._times(None, mean_flow_steps),
             steps=steps,
             resample=resample,
@@ -231,6 +250,7 @@ class Sampler:
         start: Tensor | None = None,
         inference_steps: Steps = None,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
         seed: int | Noise | None = None,
         progress: bool = False,
     ) -> ChainDraws:
@@ -242,7 +262,7 @@ class Sampler:
         noise to; None takes conditional noising for a linear :class:`Measurement` with Gaussian noise, and five
         times from 0.8 to 0.1 for all others. Draws of pixels are clamped as the data are.
         """
-        prior, noise = self._prior(mean_flow_steps, "chain"), noise_of(seed, chains, 0, self.device)
+        prior, noise = self._prior(mean_flow_steps, "chain"), self._noise(seed, chains, labels)
         times = self._times(inference_steps, mean_flow_steps)
         begin = times if start is None else state_of(start, 1.0, self.spec, self.device)[0]
         return chain_draws(
@@ -258,6 +278,7 @@ class Sampler:
         resample_below: float = 0.5,
         tempering: float | Sequence[float] = 0.8,
         mean_flow_steps: int = 1,
+        labels: Labels = None,
         seed: int | Noise | None = None,
         progress: bool = False,
     ) -> SteeredDraws:
@@ -269,21 +290,28 @@ class Sampler:
         return steered_draws(
             self._prior(mean_flow_steps, "steer"),
             reward,
-            noise_of(seed, particles, 0, self.device),
+            self._noise(seed, particles, labels),
             self._times(inference_steps, mean_flow_steps),
             resample_below=resample_below,
             tempering=tempering,
             progress=progress,
         )
 
+    def _noise(
+        self, seed: int | Noise | None, n: int, labels: Labels, guidance: float = 1.0, *, first: int = 0
+    ) -> Noise:
+        noise = noise_of(seed, n, first, self.device, labels, self.spec.classes)
+        check_guidance(guidance, self.spec.classes, noise)
+        return noise
+
     def _times(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
         times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
         self.spec.check_steps(len(times) - 1, mean_flow_steps)
         return times
 
-    def _posterior(self, mean_flow_steps: int) -> Posterior:
+    def _posterior(self, mean_flow_steps: int, guidance: float = 1.0) -> Posterior:
         self.spec.check_steps(1, mean_flow_steps)
-        posterior = self.spec.build_posterior(self.network, mean_flow_steps)
+        posterior = self.spec.build_posterior(self.network, mean_flow_steps, guidance)
         for guide in self.guides:
             posterior = guide(posterior)
         return posterior

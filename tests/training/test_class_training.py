@@ -7,16 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler
+from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler, TrainingError
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
-from stmd_sdk.diffusion.noise import UNLABELLED
+from stmd_sdk.diffusion.classes import UNLABELLED
 from stmd_sdk.errors import DataWarning
 from stmd_sdk.models.tensors import read_metadata, read_tensors, write_tensors
 from stmd_training.batches import batches_of
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
+from stmd_training.tilt import tilted_recipe
 
 PLAIN = (
     "network={kind='mlp', width=32, depth=1}", "shape=[2]", "codec.kind=vector", "classes=3", "batch_size=64",
@@ -96,10 +97,26 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_pa
     stopped = TrainingRun(recipe, three_spots(), tmp_path / "stopped")(progress=False)
     for name, tensor in load_file(whole).items():
         assert torch.equal(load_file(stopped)[name], tensor), name
-    with pytest.raises(Exception, match="on other data"):
+    with pytest.raises(TrainingError, match="on other data"):
         TrainingRun(recipe, replace(three_spots(), labels=three_spots().labels.flip(0)), tmp_path / "stopped")(
             progress=False
         )
+
+
+def test_pieces_of_a_batch_have_the_labels_of_their_rows(tmp_path):
+    recipe = recipe_of(*OBJECTIVES["stmd"], "steps=3", "learned_weights=false")
+    one, two = (
+        TrainingRun(replace(recipe, microbatches=pieces), three_spots(), tmp_path / str(pieces))(progress=False)
+        for pieces in (1, 4)
+    )
+    for name, tensor in load_file(one).items():
+        torch.testing.assert_close(load_file(two)[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_with_classes_is_not_tilted():
+    spec = recipe_of().model_spec(1.0, {"recipe": "mixture2d"})
+    with pytest.raises(InvalidArgumentError, match="mixture2d has classes"):
+        tilted_recipe(spec, None, (), "data")
 
 
 def test_a_run_from_before_there_were_classes_goes_on(tmp_path):

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stmd_sdk.data.arrays import ArrayData, ShardedData, WeightedData
-from stmd_sdk.diffusion.noise import UNLABELLED, Noise
+from stmd_sdk.diffusion.classes import UNLABELLED
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.mixtures.law import GaussianMixture
 
 __all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_of"]

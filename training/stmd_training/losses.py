@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stmd_sdk.diffusion.classes import Classes, given_labels
+from stmd_sdk.diffusion.classes import Classes
 from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
+from stmd_sdk.diffusion.labelled import given_labels
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.posterior import FlowPosterior

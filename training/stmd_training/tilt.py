@@ -115,8 +115,11 @@ def check_makes(recipe: Recipe, spec: ModelSpec, what: str, advice: str) -> None
 def tilted_recipe(spec: ModelSpec, recipe: str | None, settings: tuple[str, ...], data: str) -> Recipe:
     """How the base was trained, from its own recipe unless one is named; ``data`` says what the tilted one sees.
 
-    Raises :class:`InvalidArgumentError` for a recipe that makes another network than the base's.
+    Raises :class:`InvalidArgumentError` for a recipe that makes another network than the base's, and for a base with
+    classes, whose labels its own samples do not have.
     """
+    if spec.classes is not None:
+        raise InvalidArgumentError(f"{spec.name} has classes, and a pool of its samples has none: tilt a model without")
     name = recipe or str(spec.training.get("recipe", ""))
     if not name:
         raise InvalidArgumentError(f"{spec.name} does not say which recipe it was trained with: give it with --recipe")

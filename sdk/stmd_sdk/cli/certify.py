@@ -26,6 +26,9 @@ def certify(
         int | None, typer.Option(help="Pairs (x_0, x_t) at each t; by default 16384, 1024 on held-out data.")
     ] = None,
     mean_flow_steps: Annotated[int, typer.Option(help="M, network evaluations a draw.")] = 1,
+    labelled: Annotated[
+        bool, typer.Option("--labelled", help="Of a model with classes: given the labels of the held-out data.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="The seed of all pairs and draws.")] = 0,
 ) -> None:
     """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails."""
@@ -35,7 +38,14 @@ def certify(
         out = Path(f"{named(model)}-certificate") if out is None else out
         show = console.is_terminal
         report = certify_model(
-            model, data, out=out, pairs=pairs, mean_flow_steps=mean_flow_steps, seed=seed, progress=show
+            model,
+            data,
+            out=out,
+            pairs=pairs,
+            mean_flow_steps=mean_flow_steps,
+            labelled=labelled,
+            seed=seed,
+            progress=show,
         )
         console.print(report.table())
         if not report.passed:

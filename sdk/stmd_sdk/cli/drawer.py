@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +23,43 @@ from ..runs.outputs import open_output
 from ..runs.stream import StreamedRun, process, run_seed, stream
 from .options import parse_steps
 
+if TYPE_CHECKING:
+    from ..diffusion.classes import Classes
+
 __all__ = ["Drawer", "DrawnRun", "draw_picture", "draw_stream", "model_digest", "unchanged_digest"]
 
 PICTURED = 1_000_000  # samples of a picture, which are all in memory
+SAMPLES, OF_EACH = 64, 8  # where the user gives no number
+EACH = "each"
 
 
 @final
 @dataclass(frozen=True)
 class Drawer:
-    """A model opened for drawing: ``draw(seed, first, n)``, and what the command says of it."""
+    """A model opened for drawing: ``draw(seed, first, n, labels)``, and what the command says of it."""
 
-    draw: Callable[[int, int, int], NDArray[np.float32]]
+    draw: Callable[[int, int, int, int | list[int] | None], NDArray[np.float32]]
     name: str
     shape: tuple[int, ...]
     facts: str
     device: str
     digest: str
+    classes: Classes | None
+
+
+@final
+@dataclass(frozen=True)
+class _Wanted:
+    """``n`` samples: all of one class, or ``of_each`` class as many, one class after the other."""
+
+    n: int
+    label: int | None = None
+    of_each: int = 0
+    words: str = ""
+
+    def labels(self, start: int, count: int) -> int | list[int] | None:
+        """The labels of ``count`` samples from number ``start`` of the run on."""
+        return [k // self.of_each for k in range(start, start + count)] if self.of_each else self.label
 
 
 @final
@@ -53,7 +74,26 @@ class DrawnRun:
     batch_size: int | None
     seed: int | None
     first: int
-    n: int
+    n: int | None
+    label: str | None = None
+    guidance: float = 1.0
+
+    def wanted(self, drawer: Drawer) -> _Wanted:
+        """How many samples of which classes of the model's."""
+        if self.label is None:
+            return _Wanted(SAMPLES if self.n is None else self.n)
+        if drawer.classes is None:
+            raise InvalidArgumentError(f"--label {self.label}: {drawer.name} has no classes to choose from")
+        count, names = drawer.classes.count, drawer.classes.names
+        if self.label == EACH:
+            n = OF_EACH * count if self.n is None else self.n
+            if n < 1 or n % count:
+                raise InvalidArgumentError(f"--label each draws as many of each of {count} classes, not --n {n} in all")
+            return _Wanted(n, of_each=n // count, words=", each class in its turn")
+        number = self.label.isdecimal() and self.label not in names
+        label = drawer.classes.number(int(self.label) if number else self.label)
+        words = f", class {names[label] if names else label}"
+        return _Wanted(SAMPLES if self.n is None else self.n, label, words=words)
 
     def open(self, *, progress: bool) -> Drawer:
         """The model, bundled or a file; a whole sampler holds its own steps."""
@@ -62,19 +102,21 @@ class DrawnRun:
             from .sampling import sampler_drawer  # noqa: PLC0415  a whole sampler needs no PyTorch
 
             steps = parse_steps(self.steps)
-            return sampler_drawer(self.model, steps, self.mean_flow_steps, self.device, self.batch_size, progress)
-        if self.steps is not None or self.mean_flow_steps != 1 or self.device is not None:
+            return sampler_drawer(
+                self.model, steps, self.mean_flow_steps, self.guidance, self.device, self.batch_size, progress
+            )
+        if (self.steps, self.mean_flow_steps, self.guidance, self.device) != (None, 1, 1, None):
             raise InvalidArgumentError(
                 f"{self.model} holds its steps and runs on the CPU: leave out what says otherwise"
             )
         return _whole_drawer(path, self.batch_size)
 
-    def told(self, drawer: Drawer, seed: int, drawn: int, seconds: float, out: Path) -> str:
+    def told(self, drawer: Drawer, wanted: _Wanted, seed: int, drawn: int, seconds: float, out: Path) -> str:
         """What was done, for the user."""
-        there = "" if drawn == self.n else f" ({drawn} now)"
+        there = "" if drawn == wanted.n else f" ({drawn} now)"
         return (
-            f"{self.n} samples of {drawer.name}{there}: {drawer.facts}, seed {seed}, "
-            f"samples {self.first} to {self.first + self.n - 1}\n"
+            f"{wanted.n} samples of {drawer.name}{there}: {drawer.facts}{wanted.words}, seed {seed}, "
+            f"samples {self.first} to {self.first + wanted.n - 1}\n"
             f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}"
         )
 
@@ -84,25 +126,31 @@ def draw_picture(run: DrawnRun, out: Path) -> str:
     check_writable(out)
     if process()[1] > 1:
         raise InvalidArgumentError("a picture takes one process; with several, --out must be a folder or a .tar")
-    if run.n > PICTURED:
+    if run.n is not None and run.n > PICTURED:
         raise InvalidArgumentError(f"a picture shows at most {PICTURED} samples: name an .npz or a folder")
     drawer, seed = run.open(progress=True), fresh_seed() if run.seed is None else run.seed
-    started = time.perf_counter()
-    picture = grid(drawer.draw(seed, run.first, run.n))
+    wanted, started = run.wanted(drawer), time.perf_counter()
+    picture = grid(drawer.draw(seed, run.first, wanted.n, wanted.labels(0, wanted.n)), columns=wanted.of_each or None)
     with written_whole(out) as path:
         picture.save(path)
-    return run.told(drawer, seed, run.n, time.perf_counter() - started, out)
+    return run.told(drawer, wanted, seed, wanted.n, time.perf_counter() - started, out)
 
 
 def draw_stream(run: DrawnRun, out: Path) -> str:
     """Draw the samples into a folder, an .npz or shards, written while they are drawn."""
     output = open_output(out, process()[1])
     drawer = run.open(progress=False)
+    wanted = run.wanted(drawer)
     seed = run_seed(output, process()[1]) if run.seed is None else run.seed
-    asked = StreamedRun(drawer.digest, drawer.shape, drawer.facts, seed, run.first, run.n)
+    # What is said of the labels too decides the samples: a run that goes on must say the same.
+    asked = StreamedRun(drawer.digest, drawer.shape, drawer.facts + wanted.words, seed, run.first, wanted.n)
     started = time.perf_counter()
-    drawn = stream(lambda start, count: drawer.draw(seed, start, count), asked, output, show=True)
-    return run.told(drawer, seed, drawn, time.perf_counter() - started, out)
+
+    def draw(start: int, count: int) -> NDArray[np.float32]:
+        return drawer.draw(seed, start, count, wanted.labels(start - run.first, count))
+
+    drawn = stream(draw, asked, output, show=True)
+    return run.told(drawer, wanted, seed, drawn, time.perf_counter() - started, out)
 
 
 def model_digest(path: Path) -> str:
@@ -123,8 +171,10 @@ def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
     before = model_digest(path)
     sampler = ExportedRun.open(path)
 
-    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
-        return sampler.sample(n, seed=seed, first=first, batch_size=batch_size)
+    def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
+        return sampler.sample(n, labels=labels, seed=seed, first=first, batch_size=batch_size)
 
-    facts = f"{sampler.inference_steps} inference steps"
-    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", unchanged_digest(path, before))
+    facts, held = f"{sampler.inference_steps} inference steps", sampler.artefact
+    facts += "" if held.label is None else f", class {held.label}"
+    facts += "" if held.guidance == 1 else f", guidance {held.guidance:g}"
+    return Drawer(draw, sampler.name, sampler.shape, facts, "the CPU", unchanged_digest(path, before), sampler.classes)

@@ -27,6 +27,11 @@ def evaluate(
         str | None,
         typer.Option(help="A classifier's name or file, pixels, inception[:FILE]. Default: by the samples' shape."),
     ] = None,
+    labelled: Annotated[
+        bool,
+        typer.Option("--labelled", help="Ask for the classes of the real samples, one each."),
+    ] = False,
+    guidance: Annotated[float, typer.Option(help="With --labelled: classifier-free guidance.")] = 1.0,
     batch_size: Annotated[int | None, typer.Option(help="Samples at once; no figure depends on it.")] = None,
     out: Annotated[Path | None, typer.Option(help="The .json file. Default: MODEL-quality.json here.")] = None,
 ) -> None:
@@ -43,11 +48,13 @@ def evaluate(
 
         report = evaluate_model(
             model,
-            reference(data, n=n, features=features),
+            reference(data, n=n, features=features, labelled=labelled),
             steps=sweep,
             mean_flow_steps=flow_steps,
             seeds=keys,
             batch_size=batch_size,
+            labelled=labelled,
+            guidance=guidance,
             progress=console.is_terminal,
         )
         report.write_json(out)

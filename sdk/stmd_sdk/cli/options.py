@@ -14,6 +14,8 @@ __all__ = [
     "CountOption",
     "DeviceOption",
     "FirstOption",
+    "GuidanceOption",
+    "LabelOption",
     "MeanFlowStepsOption",
     "ModelArgument",
     "ModelOption",
@@ -37,6 +39,13 @@ SeedOption = Annotated[
     int | None, typer.Option(help="Sample k of a seed is always the same. Default: a fresh one, printed.")
 ]
 FirstOption = Annotated[int, typer.Option(help="Index of the first sample of the seed.")]
+LabelOption = Annotated[
+    str | None,
+    typer.Option(help="The class to draw, by number or name; each: a row of each class. Default: all together."),
+]
+GuidanceOption = Annotated[
+    float, typer.Option(help="Towards the label: above 1 more like its class than the data, at two evaluations each.")
+]
 OPERATORS = "mask:FILE, sr2, sr4, bicubic2, bicubic4, deblur[:DEVIATION], motion[:LENGTH[:ANGLE]], gray"
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 

@@ -9,9 +9,10 @@ import typer
 
 from ..console import exit_on_error, say
 from .options import (
-    CountOption,
     DeviceOption,
     FirstOption,
+    GuidanceOption,
+    LabelOption,
     MeanFlowStepsOption,
     ModelOption,
     SeedOption,
@@ -23,9 +24,13 @@ __all__ = ["sample"]
 
 def sample(
     model: ModelOption = "mnist",
-    n: CountOption = 64,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="How many samples. Default: 64, or 8 of each class.")
+    ] = None,
     steps: StepsOption = None,
     mean_flow_steps: MeanFlowStepsOption = 1,
+    label: LabelOption = None,
+    guidance: GuidanceOption = 1.0,
     seed: SeedOption = None,
     first: FirstOption = 0,
     batch_size: Annotated[int | None, typer.Option(help="Samples at once; it moves last digits alone.")] = None,
@@ -44,11 +49,13 @@ def sample(
 
     [dim]stmd sample[/dim]
     [dim]stmd sample -m digits -n 100 --steps 1 --seed 0 -o digits.png[/dim]
+    [dim]stmd sample --label seven --guidance 2[/dim]
+    [dim]stmd sample --label each -n 100 -o classes.png[/dim]
     [dim]stmd sample -m runs/mnist/model.safetensors -n 50000 --seed 0 -o draws.npz[/dim]
     [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
     """
     with exit_on_error():
         from .drawer import DrawnRun, draw_picture, draw_stream  # noqa: PLC0415  after --help has been answered
 
-        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, seed, first, n)
+        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, seed, first, n, label, guidance)
         say((draw_picture if out.suffix == ".png" else draw_stream)(run, out))

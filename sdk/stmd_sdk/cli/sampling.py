@@ -33,6 +33,7 @@ def sampler_drawer(
     model: str,
     steps: int | list[float] | None,
     mean_flow_steps: int,
+    guidance: float,
     device: str | None,
     batch_size: int | None,
     progress: bool,
@@ -42,11 +43,13 @@ def sampler_drawer(
     before = model_digest(file)
     sampler = open_sampler(model, device)
 
-    def draw(seed: int, first: int, n: int) -> NDArray[np.float32]:
+    def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
         drawn = sampler.sample(
             n,
             inference_steps=steps,
             mean_flow_steps=mean_flow_steps,
+            labels=labels,
+            guidance=guidance,
             seed=seed,
             first=first,
             batch_size=batch_size,
@@ -55,7 +58,9 @@ def sampler_drawer(
         return drawn.cpu().numpy()
 
     spec, facts = sampler.spec, _described(sampler, steps, mean_flow_steps)
-    return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), unchanged_digest(file, before))
+    facts += "" if guidance == 1 else f", guidance {guidance:g}"
+    digest = unchanged_digest(file, before)
+    return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), digest, spec.classes)
 
 
 def draw_trajectory(

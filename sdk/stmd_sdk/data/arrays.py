@@ -58,7 +58,11 @@ class ArrayData:
 
     def some(self, n: int, seed: int) -> Float[Tensor, "n *d"]:
         """``n`` different samples in random order, or all if there are fewer."""
-        return self[Noise.of(seed, len(self)).uniform().argsort()[:n]]
+        return self[self.some_rows(n, seed)]
+
+    def some_rows(self, n: int, seed: int) -> Int[Tensor, " n"]:
+        """Which samples :meth:`some` gives."""
+        return Noise.of(seed, len(self)).uniform().argsort()[:n]
 
     def root_mean_square(self) -> float:
         """The root mean square about zero over all samples and coordinates: σ_d."""

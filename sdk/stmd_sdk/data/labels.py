@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..diffusion.classes import Classes
 from ..errors import DataError, InvalidArgumentError
 from ..files import bundled_name, is_folder
 from .arrays import ArrayData
@@ -19,7 +20,7 @@ from .load import BUNDLED_DATA, SPLITS, load_data, read_digits
 from .npz import npz_file, read_npz
 from .pictures import picture_paths
 
-__all__ = ["load_labelled_data", "load_labels"]
+__all__ = ["labels_for", "load_labelled_data", "load_labels"]
 
 
 def load_labels(source: str | Path, *, split: str = "train") -> Int[Tensor, " n"]:
@@ -44,6 +45,21 @@ def load_labelled_data(source: str | Path, *, split: str = "train") -> ArrayData
     if len(labels) != len(data):
         raise DataError(f"{source}: has {len(data)} samples and {len(labels)} labels")
     return replace(data, labels=labels, class_names=names)
+
+
+def labels_for(data: ArrayData, classes: Classes) -> Int[Tensor, " n"]:
+    """The labels of a data set in the numbers of a model's classes: by name where both have names.
+
+    Raises :class:`DataError` for data without labels, and for classes that the model does not have.
+    """
+    if data.labels is None:
+        raise DataError(f"{data.name}: has no labels")
+    named = data.class_names if classes.names else ()
+    if strange := [name for name in named if name not in classes.names]:
+        raise DataError(f"{data.name}: has a class {strange[0]}, and the model's are {', '.join(classes.names)}")
+    if not named and (most := int(data.labels.max())) >= classes.count:
+        raise DataError(f"{data.name}: has labels up to {most}, and the model's are 0 to {classes.count - 1}")
+    return torch.tensor([classes.number(name) for name in named])[data.labels] if named else data.labels
 
 
 def _labels_and_names(source: str | Path, split: str) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:

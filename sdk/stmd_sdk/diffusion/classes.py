@@ -1,26 +1,21 @@
-"""Classes: what a conditional network is told of each sample beside its times.
+"""The classes of a conditional model, as plain values, and labels as users give them. Does not import PyTorch.
 
-A label belongs to the key of its sample. Where a posterior or a loss meets a key it takes the network *given* the
-labels of that key's rows, which is a network like any other: nothing between the key and the network knows of classes.
+A label belongs to the key of its sample; :mod:`.labelled` says how it gets from there to the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import final
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from typing import Any, cast, final
 
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
-from .network import Network
-from .noise import AbstractNoise
-from .posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 
-__all__ = ["Classes", "LabelledNetwork", "LabelledPosterior", "given_labels"]
+__all__ = ["UNLABELLED", "Classes"]
+
+UNLABELLED = -1
+"""The label of a row of no class."""
 
 MOST_CLASSES = 65_536  # float32, in which labels travel beside the times, tells them all apart
 
@@ -45,46 +40,24 @@ class Classes:
         if len(set(self.names)) != len(self.names) or not all(self.names):
             raise InvalidArgumentError("class_names: must differ from each other, and none be empty")
 
-    def given(self, network: Network, noise: AbstractNoise) -> Network:
-        """The network given the labels of the key's rows."""
-        if noise.labels is None and not self.null:
-            raise InvalidArgumentError("the model was trained with labels alone: say which to draw")
-        return LabelledNetwork(network, noise.labels, self.count)
+    def numbers(self, labels: Any, n: int) -> list[int]:
+        """The labels of ``n`` samples, one for all or one each, by number or name, as numbers.
 
+        Raises :class:`InvalidArgumentError` for those that are none, or not as many.
+        """
+        plain = labels.tolist() if hasattr(labels, "tolist") else labels  # tensors, NumPy's arrays and numbers
+        if isinstance(plain, str) or not isinstance(plain, Iterable):
+            return [self.number(plain)] * n
+        found = [self.number(label) for label in cast(Iterable[Any], plain)]
+        if len(found) != n:
+            raise InvalidArgumentError(f"labels: got {len(found)} for {n} samples")
+        return found
 
-def given_labels(classes: Classes | None, network: Network, noise: AbstractNoise) -> Network:
-    """The network given the labels of the key's rows; itself, where it knows no classes."""
-    return network if classes is None else classes.given(network, noise)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class LabelledNetwork:
-    """A network that takes labels as the last column of its times, given those of its rows; ``null`` is no label."""
-
-    network: Network
-    labels: Int[Tensor, " b"] | None
-    null: int
-
-    def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
-        """Evaluate the network on the times and the labels."""
-        column = torch.full_like(times[:, :1], self.null)
-        if self.labels is not None:
-            column = torch.where(self.labels[:, None] < 0, column, self.labels[:, None])
-        return self.network(x, torch.cat([times, column], dim=1))
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class LabelledPosterior:
-    """p(x_0 | x_t, c) with the label c of each row's key: the ``posterior`` of the network given its labels."""
-
-    network: Network
-    classes: Classes
-    posterior: Callable[[Network], FlowPosterior | MeanFlowPosterior | PointPosterior]
-
-    def __call__(
-        self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
-    ) -> Float[Tensor, "b *d"]:
-        """Draw x_0 for each sample."""
-        return self.posterior(self.classes.given(self.network, noise))(x_t, t, noise)
+    def number(self, label: Any) -> int:
+        """The number of a class, given by number or name."""
+        if not isinstance(label, str):
+            return check_integer("labels", label, 0, self.count - 1)
+        if label not in self.names:
+            known = ", ".join(self.names) if self.names else f"the numbers 0 to {self.count - 1}, which have no names"
+            raise InvalidArgumentError(f"labels: no class {label!r}; there are {known}")
+        return self.names.index(label)

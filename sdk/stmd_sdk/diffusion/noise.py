@@ -25,12 +25,10 @@ from ..checks import check_integer
 from ..errors import InvalidArgumentError
 from . import philox
 
-__all__ = ["UNLABELLED", "AbstractNoise", "GivenNoise", "Key", "Noise"]
+__all__ = ["AbstractNoise", "GivenNoise", "Key", "Noise"]
 
 SEEDS = 2**64
 INDICES, DRAWS = 2**32, 2**31 - 1  # the lower word of an index counts samples, the upper word draws
-UNLABELLED = -1
-"""The label of a row of no class."""
 
 
 class AbstractNoise(ABC):

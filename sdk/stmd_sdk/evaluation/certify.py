@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..checks import check_integer
 from ..data.arrays import ArrayData, ShardedData
+from ..data.labels import labels_for, load_labelled_data
 from ..data.load import load_data
-from ..diffusion.noise import Noise
+from ..diffusion.noise import INDICES, Noise
 from ..diffusion.posterior import Posterior
 from ..errors import DataError, InvalidArgumentError, OutputError
 from ..files import check_writable
@@ -31,11 +32,13 @@ def certify_model(
     out: Path,
     pairs: int | None = None,
     mean_flow_steps: int = 1,
+    labelled: bool = False,
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
     """Certify a model against a mixture's exact posterior, or on held-out data, and write the report.
 
+    ``labelled`` gives a model with classes the labels of the held-out data: p(x_0 | x_t, c) is then what is tested.
     The report goes to ``out``.json and ``out``.png. Raises :class:`InvalidArgumentError` where there can be
     no verdict: too few pairs, data of another shape, draws that are NaN or ignore their key. Then no file is
     written.
@@ -50,8 +53,11 @@ def certify_model(
         check_integer("pairs", pairs, 1)
     sampler = Sampler.from_pretrained(model)
     trained_on = str(sampler.spec.training.get("data", sampler.spec.name))
+    if labelled and sampler.spec.classes is None:
+        raise InvalidArgumentError(f"labelled: {sampler.spec.name} has no classes, it was trained without")
+    load = load_labelled_data if labelled else load_data
     try:
-        source = load_data(trained_on if data is None else data, split="test")
+        source = load(trained_on if data is None else data, split="test")
     except DataError as error:
         if data is not None:
             raise
@@ -94,10 +100,13 @@ def _on_held_out(
     spec = sampler.spec
     _same_shape(sampler, data.name, data.shape)
     n = min(len(data), HELDOUT_PAIRS if pairs is None else pairs)
-    x_0 = spec.codec.encode(data.some(n, seed))
-    posterior = _posterior(sampler, mean_flow_steps)
+    rows = data.some_rows(n, seed)
+    x_0 = spec.codec.encode(data[rows])
+    labels = None if data.labels is None or spec.classes is None else labels_for(data, spec.classes)[rows]
+    posterior = _posterior(sampler, mean_flow_steps, labels)
     certificate = heldout_certificate(posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=progress)
-    report = Report(spec.name, data.name, mean_flow_steps, str(sampler.device), certificate, {})
+    name = data.name if labels is None else f"{data.name}, given its labels"
+    report = Report(spec.name, name, mean_flow_steps, str(sampler.device), certificate, {})
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
     return report, panel
@@ -108,12 +117,14 @@ def _trained_on(source: ArrayData, name: str) -> bool:
     return isinstance(train, ArrayData) and train.equals(source)
 
 
-def _posterior(sampler: Sampler, mean_flow_steps: int) -> Posterior:
-    """The model's posterior on its own device, for states and keys on the CPU."""
+def _posterior(sampler: Sampler, mean_flow_steps: int, labels: Int[Tensor, " n"] | None = None) -> Posterior:
+    """The model's posterior on its own device, for states and keys on the CPU; of the ``labels`` of samples 0 to n."""
     sampler.spec.check_steps(1, mean_flow_steps)
     inner, device = sampler.spec.build_posterior(sampler.network, mean_flow_steps), sampler.device
 
     def posterior(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+        if labels is not None:
+            noise = noise.labelled(labels[noise.indices % INDICES])
         return inner(x_t.to(device), t.to(device), noise.to(device)).cpu()
 
     return posterior

@@ -109,15 +109,23 @@ def load_classifier(name_or_path: str | Path) -> tuple[ClassifierFacts, Classifi
 @final
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A map from images in [-1, 1] to vectors, and what it is in words."""
+    """A map from images in [-1, 1] to vectors, and what it is in words; of a classifier, also to logits."""
 
     name: str
     extract: Callable[[Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n f"]:
         """The features of samples on the CPU, in chunks."""
         with torch.no_grad():
             return torch.cat([self.extract(rows) for rows in x.split(CHUNK)])
+
+    def logits(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n k"] | None:
+        """The classifier's logits of samples on the CPU, in chunks."""
+        if self.classify is None:
+            return None
+        with torch.no_grad():
+            return torch.cat([self.classify(rows) for rows in x.split(CHUNK)])
 
 
 def load_features(name: str | None, shape: tuple[int, ...]) -> Features:
@@ -146,4 +154,5 @@ def load_features(name: str | None, shape: tuple[int, ...]) -> Features:
         raise InvalidArgumentError(
             f"classifier {name} sees images of shape {list(facts.shape)}, the samples have {list(shape)}"
         )
-    return Features(f"classifier of {facts.data}, {100 * facts.accuracy:.2f} % accurate", classifier.features)
+    words = f"classifier of {facts.data}, {100 * facts.accuracy:.2f} % accurate"
+    return Features(words, classifier.features, classifier)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -22,11 +22,14 @@ from .. import __version__
 from ..checks import check_integer
 from ..console import plain
 from ..data.arrays import ArrayData
+from ..data.labels import labels_for, load_labelled_data
 from ..data.load import load_data
+from ..diffusion.classes import Classes
 from ..errors import DataError, InvalidArgumentError
 from ..files import written_whole
 from ..progress import progress_bar
 from ..sampler import Sampler
+from .by_class import ClassFigures, class_figures
 from .distances import frechet_distance
 from .features import Features, load_features
 from .inception import inception_weights
@@ -41,7 +44,10 @@ SAMPLES = 10_000
 @final
 @dataclass(frozen=True)
 class Quality:
-    """The figures of one set of samples; ``seconds`` is the time that drawing them took."""
+    """The figures of one set of samples; ``seconds`` is the time that drawing them took.
+
+    ``classes`` are those of features that are a classifier's.
+    """
 
     inference_steps: int
     mean_flow_steps: int
@@ -49,6 +55,7 @@ class Quality:
     frechet: float
     neighbourhood: Neighbourhood
     seconds: float
+    classes: ClassFigures | None = None
 
 
 @final
@@ -57,7 +64,7 @@ class Reference:
     """Features of real data to compare samples with.
 
     ``floor`` is the Fréchet distance of as many samples of the training split: what a perfect model would show. None
-    where the data have one split only.
+    where the data have one split only. ``real`` are the data, where they have labels, and ``rows`` those compared with.
     """
 
     data: str
@@ -65,34 +72,62 @@ class Reference:
     features: Features
     vectors: Float[Tensor, "n f"]
     floor: float | None
+    real: ArrayData | None = None
+    rows: Int[Tensor, " n"] | None = None
+
+    def labels_for(self, classes: Classes | None) -> Int[Tensor, " n"]:
+        """The labels of the real samples, of a model with these classes: what as many are asked for."""
+        if classes is None:
+            raise InvalidArgumentError("labelled: the model has no classes, it was trained without")
+        if self.real is None or self.rows is None:
+            raise InvalidArgumentError("labelled: the reference was made without labels")
+        return labels_for(self.real, classes)[self.rows]
 
     def measure(
-        self, draw: Callable[[int], Float[Tensor, "n *d"]], inference_steps: int, mean_flow_steps: int, seed: int
+        self,
+        draw: Callable[[int], Float[Tensor, "n *d"]],
+        inference_steps: int,
+        mean_flow_steps: int,
+        seed: int,
+        labels: Int[Tensor, " n"] | None = None,
     ) -> Quality:
-        """The figures of as many samples as the reference has; ``draw`` maps their number to samples in [-1, 1]."""
+        """The figures of as many samples as the reference has; ``draw`` maps their number to samples in [-1, 1].
+
+        With ``labels``, those of the reference's own, it draws samples of these.
+        """
         started = time.perf_counter()
         samples = draw(len(self.vectors)).cpu()
         seconds = time.perf_counter() - started
         vectors = self.features(samples)
         distance = frechet_distance(vectors, self.vectors)
         near = neighbourhood(self.vectors.float(), vectors.float())
-        return Quality(inference_steps, mean_flow_steps, seed, distance, near, seconds)
+        logits = self.features.logits(samples)
+        classes = None if logits is None else class_figures(logits, vectors, self.vectors, labels)
+        return Quality(inference_steps, mean_flow_steps, seed, distance, near, seconds, classes)
 
 
-def reference(data: str, *, n: int | None = None, features: str | None = None, seed: int = 0) -> Reference:
-    """The features of ``n`` random images of the test split; by default 10,000, or all if there are fewer."""
-    held_out, train = _images(data, "test"), _images(data, "train")
+def reference(
+    data: str, *, n: int | None = None, features: str | None = None, labelled: bool = False, seed: int = 0
+) -> Reference:
+    """The features of ``n`` random images of the test split; by default 10,000, or all if there are fewer.
+
+    ``labelled`` reads their labels too, for samples that are asked for by class.
+    """
+    held_out = load_labelled_data(data, split="test") if labelled else _images(data, "test")
+    train = _images(data, "train")
     n = min(SAMPLES, len(held_out)) if n is None else check_integer("n", n, 2)
     if n > len(held_out):
         raise InvalidArgumentError(f"n: {data} has {len(held_out)} images in its test split, fewer than {n}")
     extract = load_features(features, held_out.shape)
-    vectors = extract(held_out.some(n, seed))
+    rows = held_out.some_rows(n, seed)
+    vectors = extract(held_out[rows])
     if n <= vectors.shape[1]:
         raise InvalidArgumentError(f"n: {n} samples are too few for {vectors.shape[1]} features, take more")
     floor = None
     if not train.equals(held_out) and len(train) >= n:
         floor = frechet_distance(extract(train.some(n, seed)), vectors)
-    return Reference(held_out.name, held_out.shape, extract, vectors, floor)
+    real = held_out if labelled else None
+    return Reference(held_out.name, held_out.shape, extract, vectors, floor, real, rows)
 
 
 def evaluate_model(
@@ -103,11 +138,17 @@ def evaluate_model(
     mean_flow_steps: Sequence[int] = (1,),
     seeds: Sequence[int] = (0,),
     batch_size: int | None = None,
+    labelled: bool = False,
+    guidance: float = 1.0,
     progress: bool = False,
 ) -> QualityReport:
-    """Measure a model at every N of ``steps``, M of ``mean_flow_steps`` and seed; None takes the model's default N."""
+    """Measure a model at every N of ``steps``, M of ``mean_flow_steps`` and seed; None takes the model's default N.
+
+    ``labelled`` asks it for the classes of the reference's images, one each, with ``guidance``.
+    """
     sampler = Sampler.from_pretrained(model)
     spec = sampler.spec
+    labels = against.labels_for(spec.classes) if labelled else None
     runs = list(product(steps or (spec.default_inference_steps,), mean_flow_steps, seeds))
     for n, m, _ in runs:  # before the first set is drawn
         spec.check_steps(n, m)
@@ -120,9 +161,17 @@ def evaluate_model(
         for n, m, seed in runs:
 
             def draw(count: int, n: int = n, m: int = m, seed: int = seed) -> Tensor:
-                return sampler.sample(count, inference_steps=n, mean_flow_steps=m, seed=seed, batch_size=batch_size)
+                return sampler.sample(
+                    count,
+                    inference_steps=n,
+                    mean_flow_steps=m,
+                    labels=labels,
+                    guidance=guidance,
+                    seed=seed,
+                    batch_size=batch_size,
+                )
 
-            rows.append(against.measure(draw, n, m, seed))
+            rows.append(against.measure(draw, n, m, seed, labels))
             advance()
     return QualityReport(
         spec.name,
@@ -155,14 +204,21 @@ class QualityReport:
     def table(self) -> Group:
         """Means over seeds, ± their standard deviation where there are several."""
         table = Table(title=plain(f"{self.model} against {self.samples} of {self.data}"))
-        for heading in ("N", "M", "NFE", "FD", "precision", "recall", "density", "coverage", "s"):
+        seen = all(row.classes is not None for row in self.rows)
+        headings = ("N", "M", "NFE", "FD", "precision", "recall", "density", "coverage", "s")
+        for heading in (*headings, *(("entropy", "label right") if seen else ())):
             table.add_column(heading, justify="right")
         for n, m in dict.fromkeys((row.inference_steps, row.mean_flow_steps) for row in self.rows):
             group = [row for row in self.rows if (row.inference_steps, row.mean_flow_steps) == (n, m)]
             near = [asdict(row.neighbourhood) for row in group]
             figures = [spread([row.frechet for row in group], 2)]
             figures += [spread([one[key] for one in near], 3) for key in near[0]]
-            table.add_row(str(n), str(m), str(n * m), *figures, spread([row.seconds for row in group], 1))
+            figures.append(spread([row.seconds for row in group], 1))
+            classes = [row.classes for row in group if row.classes is not None]
+            right = [one.agreement for one in classes if one.agreement is not None]
+            if seen:
+                figures += [spread([one.entropy for one in classes], 2), spread(right, 4) if right else "not asked"]
+            table.add_row(str(n), str(m), str(n * m), *figures)
         floor = "" if self.floor is None else f"; as many training images show {self.floor:.2f}"
         seeds = len({row.seed for row in self.rows})
         lines = [f"Features: {self.features}{floor}.", f"{seeds} seed(s), {self.device}, float32."]

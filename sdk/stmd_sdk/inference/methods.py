@@ -48,6 +48,7 @@ def gibbs_draws(
         x_0 = torch.zeros(len(noise), *prior.shape, device=prior.device)
         walk = annealed_gibbs(prior.posterior, prior.schedule, coupling, levels, x_0, noise)
         return run_gibbs(walk, coupling, len(levels), (0, mean_flow_steps), decode, False, progress)
+    _check_one_class(noise, "resampled draws")
     most = MOST_LEVELS if steps is None else check_integer("steps", steps, 1)
     x_0 = prior.draw(times, noise.fold(0))
     walk = resampled_gibbs(prior.posterior, prior.schedule, coupling, first, x_0, noise.fold(1))
@@ -74,6 +75,7 @@ def chain_draws(
             raise InvalidArgumentError("tempering starts from draws of the prior: with start give tempering=None")
     if isinstance(start, Tensor) and len(start) != len(noise):
         raise InvalidArgumentError(f"start holds {len(start)} samples for {len(noise)} chains")
+    _check_one_class(noise, "chains")
     steps = check_integer("steps", steps, 1)
     noising = noising_for(prior.seen(log_likelihood), levels, prior.schedule, prior.shape, prior.device)
     x_0 = start if isinstance(start, Tensor) else prior.draw(start, noise.fold(0))
@@ -95,6 +97,7 @@ def steered_draws(
 ) -> SteeredDraws:
     """:meth:`stmd_sdk.Sampler.steer`."""
     check_share("resample_below", resample_below)
+    _check_one_class(noise, "particles")
     check_powers(tempering, len(times) - 1)
     walk = steered_sde(
         prior.posterior,
@@ -107,3 +110,9 @@ def steered_draws(
         tempering=tempering,
     )
     return run_particles(walk, len(times) - 1, prior.codec.decode, progress)
+
+
+def _check_one_class(noise: Noise, what: str) -> None:
+    """Raise where states that replace each other, or are compared, would be of several classes."""
+    if noise.labels is not None and bool((noise.labels != noise.labels[0]).any()):
+        raise InvalidArgumentError(f"labels: {what} cooperate and must be of one class; give each class its own call")

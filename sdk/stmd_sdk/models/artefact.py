@@ -69,7 +69,8 @@ class Artefact:
 
     ``kind`` is ``network`` (x, times → u) or ``sampler`` (noise → samples, the loop inside). ``weights``
     is the SHA-256 of the checkpoint, ``data`` that of the file beside the graph which holds its weights, where they
-    are too large for the graph itself. A sampler also has its grid of ``times`` and its Mean Flow steps.
+    are too large for the graph itself. A sampler also has its grid of ``times``, its Mean Flow steps and its
+    ``guidance``, and draws one class, ``label``, or all; with ``takes_labels`` those of a second input, ``labels``.
     """
 
     kind: ArtefactKind
@@ -79,11 +80,18 @@ class Artefact:
     times: tuple[float, ...] = ()
     mean_flow_steps: int = 0
     data: str = ""
+    label: int | None = None
+    takes_labels: bool = False
+    guidance: float = 1.0
     version: int = ARTEFACT_VERSION
 
     def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """As JSON; of a file that knows no classes, as it was before there were any."""
+        values = asdict(self)
+        for key, absent in {"label": None, "takes_labels": False, "guidance": 1.0}.items():
+            if values[key] == absent:
+                del values[key]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Artefact:

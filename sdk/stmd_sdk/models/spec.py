@@ -12,7 +12,8 @@ from torch import nn
 from ..checks import check_integer
 from ..codecs.codec import Codec
 from ..config import read_config, read_json
-from ..diffusion.classes import Classes, LabelledPosterior
+from ..diffusion.classes import Classes
+from ..diffusion.labelled import LabelledPosterior
 from ..diffusion.loop import MAX_STEPS
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
@@ -98,13 +99,16 @@ class ModelSpec:
         )
 
     def build_posterior(
-        self, network: Network, mean_flow_steps: int = 1
+        self, network: Network, mean_flow_steps: int = 1, guidance: float = 1.0
     ) -> FlowPosterior | MeanFlowPosterior | PointPosterior | LabelledPosterior:
-        """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``."""
+        """The posterior that ``network`` was trained as, with M = ``mean_flow_steps``; guided to its keys' labels."""
         if self.classes is None:
             return self.objective.posterior(network, mean_flow_steps, self.measured)
         return LabelledPosterior(
-            network, self.classes, lambda given: self.objective.posterior(given, mean_flow_steps, self.measured)
+            network,
+            self.classes,
+            lambda given: self.objective.posterior(given, mean_flow_steps, self.measured),
+            guidance,
         )
 
     def to_json(self) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion import philox
+from ..diffusion.classes import UNLABELLED
 from ..diffusion.network import Network
 from ..diffusion.noise import GivenNoise, Noise
 from ..errors import DeviceError, StmdError, out_of_memory
@@ -83,16 +84,17 @@ class CudaGraphs:
 
 
 class _Graph(NamedTuple):
-    """A recorded run: it reads ``keys`` and ``indices`` and writes samples to one place."""
+    """A recorded run: it reads ``keys``, ``indices`` and ``labels`` and writes samples to one place."""
 
     keys: Int[Tensor, " keys"]
     indices: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | None
     samples: Work
 
 
 @final
 class Graphs:
-    """The recorded runs of a network, one for each (bucket of rows, times, M); the latest are kept."""
+    """The recorded runs of a network, one for each (bucket of rows, times, M, guidance); the latest are kept."""
 
     def __init__(self, network: Network, spec: ModelSpec, device: torch.device, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -110,6 +112,7 @@ class CapturedRun:
     graphs: Graphs
     most: int = sys.maxsize
     advance: Callable[[], None] = lambda: None
+    guidance: float = 1.0
 
     @staticmethod
     def fits(times: Sequence[float], mean_flow_steps: int) -> bool:
@@ -123,10 +126,14 @@ class CapturedRun:
         """
         rows = bucket_of(len(noise), self.most)
         with self.graphs.recorder.turn():
-            graph = self.graphs.of(rows, tuple(times), mean_flow_steps)
+            graph = self.graphs.of(rows, tuple(times), mean_flow_steps, self.guidance)
             keys = torch.from_numpy(philox.fold(noise.key, np.arange(len(graph.keys))))
             graph.keys.copy_(keys, non_blocking=True)  # from pageable memory: CUDA has taken it when the call returns
             graph.indices.copy_(torch.nn.functional.pad(noise.indices, (0, rows - len(noise))))
+            if graph.labels is not None:
+                graph.labels.fill_(UNLABELLED)
+                if noise.labels is not None:
+                    graph.labels[: len(noise)] = noise.labels
             # A copy: the next run writes to the same place.
             samples = graph.samples()[: len(noise)].clone()
         for _ in times[1:]:
@@ -147,17 +154,20 @@ def _record(
     rows: int,
     times: tuple[float, ...],
     mean_flow_steps: int,
+    guidance: float,
 ) -> _Graph:
-    posterior = spec.build_posterior(network, mean_flow_steps)
+    posterior = spec.build_posterior(network, mean_flow_steps, guidance)
     keys = torch.zeros(2 * (len(times) - 1), dtype=torch.int64, device=device)
     indices = torch.zeros(rows, dtype=torch.int64, device=device)
+    labels = None if spec.classes is None else torch.full_like(indices, UNLABELLED)
 
     @torch.inference_mode()
     def work() -> Tensor:
-        return whole_run(GivenNoise(normals_of(keys, indices, spec.shape)), posterior, spec, times)
+        given = GivenNoise(normals_of(keys, indices, spec.shape), labels=labels)
+        return whole_run(given, posterior, spec, times)
 
     try:
-        return _Graph(keys, indices, recorder.record(work))
+        return _Graph(keys, indices, labels, recorder.record(work))
     except Exception as error:
         if isinstance(error, StmdError) or out_of_memory(error):
             raise

@@ -1,9 +1,9 @@
 """Whole samplers without PyTorch: ``noise`` in, samples out, with NumPy and ONNX Runtime alone.
 
 A whole sampler is an ONNX file of ``stmd-export --whole``: grid, networks, bridge and decoder in one graph.
-Its one input is the noise [2N, b, ...] of the keys ``fold(0)`` to ``fold(2N - 1)``. Made here by NumPy, it
-has the same bits as that of :class:`stmd_sdk.Noise` on the CPU, so the samples are those of
-:meth:`stmd_sdk.Sampler.sample` up to the rounding of the graph.
+Its one input is the noise [2N, b, ...] of the keys ``fold(0)`` to ``fold(2N - 1)``; of a file that takes them, the
+labels [b] are a second. Made here by NumPy, the noise has the same bits as that of :class:`stmd_sdk.Noise` on the CPU,
+so the samples are those of :meth:`stmd_sdk.Sampler.sample` up to the rounding of the graph.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 from ..backends.session import open_session
 from ..checks import check_integer
-from ..config import read_json
+from ..config import read_config, read_json
 from ..diffusion import philox
+from ..diffusion.classes import UNLABELLED, Classes
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.artefact import Artefact, read_graph, read_onnx
 
@@ -51,12 +52,16 @@ def is_whole_sampler(path: Path) -> bool:
 @final
 @dataclass(frozen=True)
 class ExportedRun:
-    """A whole run inside a file, opened. ``shape`` is that of one sample as the network sees it, channels first."""
+    """A whole run inside a file, opened. ``shape`` is that of one sample as the network sees it, channels first.
+
+    ``classes`` are those that :meth:`sample` may be asked for: None of a file without the input ``labels``.
+    """
 
     session: Any
     name: str
     shape: tuple[int, ...]
     artefact: Artefact
+    classes: Classes | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, threads: int = 0) -> ExportedRun:
@@ -68,17 +73,19 @@ class ExportedRun:
                 f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which "
                 "needs PyTorch, or export it with: stmd-export --whole"
             )
-        name, shape = _name_and_shape(read_json(text, f"{path}: its spec", CheckpointError), path)
+        spec = read_json(text, f"{path}: its spec", CheckpointError)
+        name, shape = _name_and_shape(spec, path)
+        classes = _classes(spec, path) if artefact.takes_labels else None
         session = open_session(path, graph, threads=threads)
         inputs = session.get_inputs()
         steps = len(artefact.times) - 1
         expected = [2 * steps, *shape]
-        if [node.name for node in inputs] != ["noise"] or [
+        if [node.name for node in inputs] != ["noise", "labels"][: 1 + artefact.takes_labels] or [
             inputs[0].shape[0],
             *inputs[0].shape[2:],
         ] != expected:
             raise CheckpointError(f"{path}: its input is not noise [{2 * steps}, b, {', '.join(map(str, shape))}]")
-        return cls(session, name, shape, artefact)
+        return cls(session, name, shape, artefact, classes)
 
     @property
     def inference_steps(self) -> int:
@@ -86,19 +93,35 @@ class ExportedRun:
         return len(self.artefact.times) - 1
 
     def sample(
-        self, n: int, *, seed: int | None = None, first: int = 0, batch_size: int | None = None
+        self,
+        n: int,
+        *,
+        labels: int | str | Sequence[int | str] | None = None,
+        seed: int | None = None,
+        first: int = 0,
+        batch_size: int | None = None,
     ) -> NDArray[np.float32]:
         """Draw samples ``first`` to ``first + n - 1`` of ``seed``: decoded, images [n, c, h, w] in [-1, 1].
 
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``; without a seed a new one
-        is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`.
+        is used. The bounds are those of :meth:`stmd_sdk.Sampler.sample`, and so are ``labels``, of a file that takes
+        them.
         """
         seed = philox.fresh_seed() if seed is None else check_integer("seed", seed, 0, 2**64 - 1)
         n = check_integer("n", n, 1, 2**32)
         first = check_integer("first", first, 0, 2**32 - n)
         size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)
-        indices = np.arange(first, first + n)
-        return np.concatenate([self._draw(seed, indices[start : start + size]) for start in range(0, n, size)])
+        indices, numbers = np.arange(first, first + n), self._numbers(labels, n)
+        chunks = (slice(start, start + size) for start in range(0, n, size))
+        return np.concatenate([self._draw(seed, indices[rows], numbers[rows]) for rows in chunks])
+
+    def _numbers(self, labels: int | str | Sequence[int | str] | None, n: int) -> NDArray[np.int64]:
+        if labels is None:
+            return np.full(n, UNLABELLED)
+        if self.classes is None:
+            held = "all classes together" if self.artefact.label is None else f"class {self.artefact.label} alone"
+            raise InvalidArgumentError(f"labels: {self.name} draws {held}; export it with --labels to choose")
+        return np.array(self.classes.numbers(labels, n), np.int64)
 
     def __call__(self, noise: Noise, times: Sequence[float], mean_flow_steps: int, /) -> Tensor:
         """The samples of ``noise``, for those who have PyTorch: a :class:`.run.Run` of the file's own times and M."""
@@ -107,12 +130,25 @@ class ExportedRun:
         if (tuple(times), mean_flow_steps) != (self.artefact.times, self.artefact.mean_flow_steps):
             held = f"times {self.artefact.times} and M = {self.artefact.mean_flow_steps}"
             raise InvalidArgumentError(f"{self.name} holds a run with {held}, not {tuple(times)} and {mean_flow_steps}")
-        return torch.from_numpy(self._draw(noise.key, noise.indices.numpy()))
+        held = UNLABELLED if self.artefact.label is None else self.artefact.label
+        labels = torch.full_like(noise.indices, UNLABELLED) if noise.labels is None else noise.labels
+        if not self.artefact.takes_labels and bool((labels != held).any()):
+            raise InvalidArgumentError(f"{self.name} holds a run of label {held} alone ({UNLABELLED} is none)")
+        return torch.from_numpy(self._draw(noise.key, noise.indices.numpy(), labels.numpy()))
 
-    def _draw(self, seed: int, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _draw(self, seed: int, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])
-        samples: NDArray[np.float32] = self.session.run(["samples"], {"noise": noise})[0]
+        given = {"noise": noise, "labels": labels} if self.artefact.takes_labels else {"noise": noise}
+        samples: NDArray[np.float32] = self.session.run(["samples"], given)[0]
         return samples
+
+
+def _classes(spec: Any, path: Path) -> Classes:
+    """The classes of a file that takes labels."""
+    try:
+        return read_config(Classes, spec.get("classes"), "classes")
+    except InvalidArgumentError as error:
+        raise CheckpointError(f"{path}: takes labels, and has a foreign or damaged spec ({error})") from error
 
 
 def _name_and_shape(spec: Any, path: Path) -> tuple[str, tuple[int, ...]]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_integer
+from ..diffusion.classes import UNLABELLED, Classes
+from ..diffusion.labelled import Labels
 from ..diffusion.loop import times_of_rows
 from ..diffusion.noise import Noise
 from ..diffusion.philox import fresh_seed
@@ -21,18 +23,38 @@ BUCKET = 16  # rows of a batch-invariant evaluation
 logger = logging.getLogger("stmd_sdk")
 
 
-def noise_of(seed: int | Noise | None, n: int, first: int, device: torch.device) -> Noise:
-    """The key of samples ``first`` to ``first + n - 1``; without a seed a fresh one, which is reported."""
+def noise_of(
+    seed: int | Noise | None,
+    n: int,
+    first: int,
+    device: torch.device,
+    labels: Labels = None,
+    classes: Classes | None = None,
+) -> Noise:
+    """The key of samples ``first`` to ``first + n - 1`` and of their labels; without a seed a fresh one, reported."""
     if isinstance(seed, Noise):
         if len(seed) != check_integer("n", n, 1):
             raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
         if first != 0:
             raise InvalidArgumentError("first goes with an integer seed; a Noise names its samples itself")
-        return seed.to(device)
+        return _labelled(seed.to(device), labels, classes)
     if seed is None:
         seed = fresh_seed()
         logger.info("drawing with fresh seed %d", seed)
-    return Noise.of(seed, n, first=first, device=device)
+    return _labelled(Noise.of(seed, n, first=first, device=device), labels, classes)
+
+
+def _labelled(noise: Noise, labels: Labels, classes: Classes | None) -> Noise:
+    """The key with these labels, or else its own."""
+    if labels is None and noise.labels is None:
+        return noise
+    if classes is None:
+        raise InvalidArgumentError("labels: the model has no classes, it was trained without")
+    if labels is not None:
+        return noise.labelled(torch.tensor(classes.numbers(labels, len(noise))))
+    if noise.labels is not None and int(noise.labels.max()) >= classes.count:
+        raise InvalidArgumentError(f"labels must lie in 0 to {classes.count - 1}, got {int(noise.labels.max())}")
+    return noise
 
 
 def whole_buckets(noise: Noise) -> tuple[Noise, slice]:
@@ -40,6 +62,8 @@ def whole_buckets(noise: Noise) -> tuple[Noise, slice]:
     first, n = int(noise.indices[0]), len(noise)
     before, after = first % BUCKET, -(first + n) % BUCKET
     whole = Noise.of(noise.seed, before + n + after, first=first - before, device=noise.indices.device)
+    if noise.labels is not None:
+        whole = whole.labelled(torch.nn.functional.pad(noise.labels, (before, after), value=UNLABELLED))
     return whole, slice(before, before + n)
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
-from stmd_sdk.diffusion.classes import Classes, LabelledNetwork
-from stmd_sdk.diffusion.noise import UNLABELLED, Noise
+from stmd_sdk.diffusion.classes import UNLABELLED, Classes
+from stmd_sdk.diffusion.labelled import LabelledNetwork
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError
 from stmd_sdk.models.objective import DDPM, STMD, MeanFlow
 from stmd_sdk.models.spec import ModelSpec
