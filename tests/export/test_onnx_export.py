@@ -13,7 +13,7 @@ from stmd_export.parity import two_sample_p_value
 from stmd_sdk import Noise, Sampler
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, OutputError
-from stmd_sdk.models.artefact import read_onnx
+from stmd_sdk.models.artefact import Artefact, read_onnx
 from stmd_sdk.runs.exported import ExportedRun
 
 NETWORKS = ["mlp", "dit", "unet"]
@@ -122,7 +122,8 @@ def test_a_whole_sampler_of_a_unet_shares_its_weights(exported):
     made = exported("unet")
     network = onnx.load(made.onnx)
     del network.metadata_props[:]
-    whole = graph.trace_sampler(made.spec, network, (1.0, 0.7, 0.2, 0.0), 1)
+    artefact = Artefact("sampler", "fp32", graph.OPSET, "0" * 64, (1.0, 0.7, 0.2, 0.0), 1)
+    whole = graph.trace_sampler(made.spec, network, artefact)
     onnx.checker.check_model(whole, full_check=True)
 
     def weights(model):
