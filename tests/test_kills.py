@@ -29,7 +29,7 @@ from stmd_sdk.files import sha256_of, written_whole
 from stmd_sdk.locks import locked
 from stmd_sdk.runs import outputs, stream
 from stmd_training.recipe import load_recipe
-from stmd_training.run import Run
+from stmd_training.run import TrainingRun
 from stmd_training.state import planned_steps
 
 _spec = importlib.util.spec_from_file_location("killing", Path(__file__).parent / "killing.py")
@@ -55,7 +55,7 @@ class Writing:
 def samples(monkeypatch):
     """Five samples as a folder, as shards of two, or as one file."""
     monkeypatch.setattr(stream, "SHARD", 2)
-    sampled = stream.Run("m", (1, 4, 4), "4", 1, 5, 5)
+    sampled = stream.StreamedRun("m", (1, 4, 4), "4", 1, 5, 5)
 
     def draw(first, n):
         return np.sin(
@@ -105,7 +105,7 @@ def training(monkeypatch):
             sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(".")),
         )
 
-    return Writing(lambda folder: Run(recipe, data, folder / "run")(progress=False), content)
+    return Writing(lambda folder: TrainingRun(recipe, data, folder / "run")(progress=False), content)
 
 
 def small_graph(spec, *_):
@@ -220,7 +220,7 @@ def test_one_process_at_a_time_exports_to_a_file(tmp_path, export):
 def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     recipe = load_recipe("mixture2d", ("network={kind='mlp', width=64, depth=2}", "steps=2", "sample_every=100"))
-    run = Run(recipe, load_data("mixture2d"), tmp_path / "run")
+    run = TrainingRun(recipe, load_data("mixture2d"), tmp_path / "run")
     (tmp_path / "run").mkdir()
     with killing.full_disk(20_000), pytest.raises(OutputError, match=r"cannot write .*state\.safetensors: File too"):
         run(progress=False)
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(tmp_path, mo
     with killing.full_disk(20_000), pytest.raises(OutputError, match="File too large"):
         run(restart=True, progress=False)
     assert every_file(tmp_path / "run")["model.safetensors"] == before
-    big = stream.Run("m", (100_000,), "4", 1, 0, 1)
+    big = stream.StreamedRun("m", (100_000,), "4", 1, 0, 1)
     for form in ("folder", "draws.tar", "draws.npz"):
         output = outputs.open_output(tmp_path / form, 1)
         with killing.full_disk(20_000), pytest.raises(OutputError, match="cannot write"):

@@ -15,7 +15,6 @@ sys.path.append(str(Path(__file__).parent))
 from fuzzing import Kind, _outcome, fuzz, mutated
 
 COUNT = int(os.environ.get("STMD_FUZZ", "25"))
-# The other kinds (state, latents, idx, npz, picture, log) are left out until their readers are mended.
 # Kinds whose content carries a digest: what is read is what was written, to the last bit.
 SEALED = ("checkpoint", "state", "classifier", "latents", "onnx", "engine")
 OTHERS = ("recipe", "idx", "npz", "picture", "vae", "log")

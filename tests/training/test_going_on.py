@@ -125,7 +125,7 @@ def test_the_command_starts_from_a_model_and_refuses_a_recipe_of_another(tmp_pat
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith("draws [2] of mixture2d\n")
+    assert capsys.readouterr().out.lstrip().startswith("draws [2] of mixture2d\n")
     monkeypatch.setattr(sys, "argv", [*command, "--init", "mixture2d"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -57,7 +57,7 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
     assert {"digits", "mixture2d", "mixture64", "mnist", "mnist-compact", "cifar10", "celeba"} <= set(names)
     for name in names:
         recipe = load_recipe(name)
-        calibrated, local = name.endswith("-calibrated"), name.endswith("-local")
+        calibrated, local = name.endswith(("-calibrated", "-classes")), name.endswith("-local")
         (d, *_), one = recipe.shape, torch.ones(1, dtype=torch.float64)
         round_one = LocalGaussians.of(one, torch.zeros(1, d), torch.eye(d)[None]) if local else None
         spec = recipe.model_spec(1.0, {}, round_one)

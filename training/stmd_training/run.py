@@ -105,11 +105,11 @@ class TrainingRun:
         ``say`` is told what it trains on, and how it goes on with other ``steps`` than it was given before. A model
         without the state of its run is somebody's result: it is overwritten by ``restart`` alone.
         """
-        if not restart and self.model_path.exists() and not self.state_path.exists():
-            raise TrainingError(
-                f"{self.folder} holds a model and no state to go on from: give another --out, or --restart"
-            )
         with locked(self.state_path, self.folder) if self.processes.main else nullcontext():
+            if not restart and self.model_path.exists() and not self.state_path.exists():
+                raise TrainingError(
+                    f"{self.folder} holds a model and no state to go on from: give another --out, or --restart"
+                )
             if restart and self.processes.main:
                 self.state_path.unlink(missing_ok=True)
             self.processes.wait()

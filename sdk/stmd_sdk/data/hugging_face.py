@@ -63,10 +63,10 @@ def _content(name: str, value: Any) -> bytes:
         case {"bytes": bytes(content)}:
             return content
         case {"path": str(path)} if path:
-            import fsspec  # noqa: PLC0415  # pyright: ignore[reportMissingImports]  comes with datasets
+            import fsspec  # noqa: PLC0415  comes with datasets
 
-            opened: Any = fsspec.open(path, "rb")
-            with opened as file:
+            fetched: Any = fsspec.open(path, "rb")
+            with fetched as file:
                 return file.read()
         case _:
             raise DataError(f"{name}: holds no picture")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import InvalidArgumentError, OutputError
-from ..files import check_writable, written_whole
+from ..files import check_writable, is_folder, written_whole
 from ..images import to_images
 from ..locks import hidden_beside
 
@@ -84,7 +84,7 @@ class FolderOutput(AbstractOutput):
 
     def occupied(self) -> bool:
         """Anything at all that is not hidden: it may be a folder of somebody's pictures."""
-        return self.out.is_dir() and any(not path.name.startswith(".") for path in self.out.iterdir())
+        return is_folder(self.out, OutputError) and any(not path.name.startswith(".") for path in self.out.iterdir())
 
     def write(self, number: int, shard: range, x: Array) -> None:
         """One file after the other."""
@@ -221,8 +221,9 @@ def _encoded(x: Array) -> Iterator[tuple[str, bytes]]:
 
 def open_output(out: Path, world: int) -> AbstractOutput:
     """Where ``out`` says: x.npz, x.tar (WebDataset shards), or else a folder. Refuses what cannot be written."""
-    if out.is_dir():
-        return FolderOutput(out)  # whatever its name
+    if is_folder(out, OutputError):  # whatever its name
+        check_writable(FolderOutput(out).record)
+        return FolderOutput(out)
     if out.suffix not in ("", ".npz", ".tar"):
         raise InvalidArgumentError(f"--out must end in .png, .npz or .tar, or be a folder, got {str(out)!r}")
     if out.suffix == ".npz" and world > 1:
