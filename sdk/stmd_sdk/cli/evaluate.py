@@ -45,7 +45,9 @@ def evaluate(
         sweep = None if steps is None else integers("--steps", steps)
         flow_steps, keys = integers("--mean-flow-steps", mean_flow_steps), integers("--seeds", seeds)
         from ..evaluation.quality import evaluate_model, reference  # noqa: PLC0415  after --help has been answered
+        from ..models.checkpoint import resolve_model  # noqa: PLC0415
 
+        resolve_model(model)  # before the data are read
         report = evaluate_model(
             model,
             reference(data, n=n, features=features, labelled=labelled),

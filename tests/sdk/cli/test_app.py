@@ -124,6 +124,13 @@ def test_bad_input_is_one_line_and_exit_code_2(vector_model, tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"line.safetensors"}
 
 
+def test_a_model_that_is_none_is_said_before_data_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("evaluate", "no-such-model", "--data", "nowhere")
+    assert result.exit_code == 2
+    assert "no model 'no-such-model'" in result.stderr
+
+
 def test_vectors_that_are_no_points_of_the_plane_go_to_npz_only(vector_model, tmp_path):
     assert run("sample", "-m", vector_model, "-o", tmp_path / "x.png").exit_code == 2
     assert not (tmp_path / "x.png").exists()
