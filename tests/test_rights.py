@@ -150,30 +150,26 @@ def judged(commands, found, says):
             assert any(part in last for part in says), (command, said)
 
 
-def test_a_folder_that_one_may_not_search(work):
-    commands = [line.strip().format("closed") for line in COMMANDS.strip().splitlines()]
+def judged_in_a_closed_folder(work, mode, lines):
+    commands = [line.format("closed") for line in lines]
     (work / "closed").mkdir()
-    closed(work / "closed", 0)
+    closed(work / "closed", mode)
     try:
         before = snapshot(work)
         judged(commands, outcomes(commands, work), ("Permission denied", "no permission"))
         assert snapshot(work) == before
     finally:
         (work / "closed").chmod(0o700)
+
+
+def test_a_folder_that_one_may_not_search(work):
+    judged_in_a_closed_folder(work, 0, [line.strip() for line in COMMANDS.strip().splitlines()])
 
 
 def test_a_folder_that_one_may_not_write_to(work):
     outputs = ("-o {}", "--out {}")
-    commands = [line.strip() for line in COMMANDS.strip().splitlines() if any(part in line for part in outputs)]
-    commands = [command.format("closed") for command in commands]
-    (work / "closed").mkdir()
-    closed(work / "closed", 0o555)
-    try:
-        before = snapshot(work)
-        judged(commands, outcomes(commands, work), ("Permission denied", "no permission"))
-        assert snapshot(work) == before
-    finally:
-        (work / "closed").chmod(0o700)
+    lines = [line.strip() for line in COMMANDS.strip().splitlines()]
+    judged_in_a_closed_folder(work, 0o555, [line for line in lines if any(part in line for part in outputs)])
 
 
 def test_files_that_one_may_not_read(work):

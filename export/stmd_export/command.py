@@ -10,6 +10,7 @@ from typing import final
 from stmd_sdk.backends.flavours import load_flavour
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.console import console, plain, say, say_error
+from stmd_sdk.diffusion.classes import parsed_label
 from stmd_sdk.models.artefact import Precision
 from stmd_sdk.models.checkpoint import read_spec, resolve_model
 from stmd_sdk.models.spec import ModelSpec
@@ -46,11 +47,11 @@ class WholeOptions:
 
     def of(self, spec: ModelSpec) -> Whole:
         """The same of a model."""
-        label, names = self.label, spec.classes.names if spec.classes is not None else ()
+        names = spec.classes.names if spec.classes is not None else ()
         return Whole(
             self.inference_steps or spec.default_inference_steps,
             self.mean_flow_steps,
-            int(label) if label is not None and label.isdecimal() and label not in names else label,
+            None if self.label is None else parsed_label(self.label, names),
             self.takes_labels,
             self.guidance,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from stmd_sdk.backends.tensorrt import (
 )
 from stmd_sdk.config import read_json
 from stmd_sdk.errors import CheckpointError, OutputError
-from stmd_sdk.files import check_writable, read_bytes, sha256_of_file
+from stmd_sdk.files import check_writable, read_bytes, sha256_of, sha256_of_file
 from stmd_sdk.locks import locked
 from stmd_sdk.models.artefact import Artefact, Precision, read_onnx
 from stmd_sdk.models.spec import ModelSpec
@@ -106,7 +105,7 @@ def engine_key(
         "architectures": sorted(architectures),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and flavour == "tensorrt" else "",
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return sha256_of(json.dumps(facts, sort_keys=True).encode())
 
 
 def _is_of(engine: Path, onnx_sha256: str, flavour: str, tensorrt: str, batch: BatchProfile) -> bool:
@@ -140,7 +139,7 @@ def _build_into(
 
     def manifest(verified: bool, why: str, parity: dict[str, Any]) -> str:
         return EngineManifest(
-            sha256=hashlib.sha256(built.data).hexdigest(),
+            sha256=sha256_of(built.data),
             flavour=flavour,
             tensorrt=trt.__version__,
             architectures=tuple(name.lower() for name in architectures) or _architectures_here(flavour),

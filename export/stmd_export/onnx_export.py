@@ -101,16 +101,10 @@ def export_onnx(
         cast = lowered(module, precision)
         graph = trace_network(spec, cast, OPSET_BF16 if precision == "bf16" else OPSET)
         check_precision(graph, precision)
-        artefact = Artefact(
-            kind="network" if whole is None else "sampler",
-            precision=precision,
-            opset=graph.opset_import[0].version,
-            weights=weights,
-            times=times,
-        )
+        artefact = Artefact("network", precision, graph.opset_import[0].version, weights)
         if whole is not None:
             say(f"unrolling {whole.inference_steps} steps of the sampler")
-            artefact = replace(artefact, **_drawn(spec, whole))
+            artefact = replace(artefact, kind="sampler", times=times, **_drawn(spec, whole))
             graph = trace_sampler(spec, graph, artefact)
         found = precision_found(graph)
         with staged(target) as folder:

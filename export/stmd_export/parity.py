@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.diffusion.classes import UNLABELLED
+from stmd_sdk.diffusion.labelled import with_labels
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
@@ -190,11 +191,9 @@ def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     r = tau * ((row + 1) % 2)
     t = torch.tensor([0.001, 0.3, 0.7, 1.0])[row % 4]
     times = torch.stack(spec.objective.times_at(tau, r, t), dim=1)
-    labels = _labelled(noise, spec).labels
-    if spec.classes is None or labels is None:
+    if spec.classes is None:
         return x, times
-    column = torch.where(labels < 0, spec.classes.count, labels)
-    return x, torch.cat([times, column[:, None]], dim=1)
+    return x, with_labels(times, _labelled(noise, spec).labels, spec.classes.count)
 
 
 def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..diffusion.classes import Classes, parsed_label
 from ..diffusion.philox import fresh_seed
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import check_regular, check_writable, reading, sha256_of_file, written_whole
@@ -22,9 +23,6 @@ from ..runs.exported import ExportedRun, is_whole_sampler
 from ..runs.outputs import open_output
 from ..runs.stream import StreamedRun, process, run_seed, stream
 from .options import parse_steps
-
-if TYPE_CHECKING:
-    from ..diffusion.classes import Classes
 
 __all__ = ["Drawer", "DrawnRun", "draw_picture", "draw_stream", "model_digest", "unchanged_digest"]
 
@@ -90,8 +88,7 @@ class DrawnRun:
             if n < 1 or n % count:
                 raise InvalidArgumentError(f"--label each draws as many of each of {count} classes, not --n {n} in all")
             return _Wanted(n, of_each=n // count, words=", each class in its turn")
-        number = self.label.isdecimal() and self.label not in names
-        label = drawer.classes.number(int(self.label) if number else self.label)
+        label = drawer.classes.number(parsed_label(self.label, names))
         words = f", class {names[label] if names else label}"
         return _Wanted(SAMPLES if self.n is None else self.n, label, words=words)
 

@@ -12,12 +12,17 @@ from typing import Any, cast, final
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
 
-__all__ = ["UNLABELLED", "Classes"]
+__all__ = ["UNLABELLED", "Classes", "parsed_label"]
 
 UNLABELLED = -1
 """The label of a row of no class."""
 
 MOST_CLASSES = 65_536  # float32, in which labels travel beside the times, tells them all apart
+
+
+def parsed_label(text: str, names: tuple[str, ...]) -> int | str:
+    """A label as a shell gives it: a name where a class is called so, else a number if it is one."""
+    return int(text) if text.isdecimal() and text not in names else text
 
 
 @final

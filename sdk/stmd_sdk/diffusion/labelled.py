@@ -21,7 +21,15 @@ from .network import Network
 from .noise import AbstractNoise
 from .posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 
-__all__ = ["GuidedNetwork", "LabelledNetwork", "LabelledPosterior", "Labels", "check_guidance", "given_labels"]
+__all__ = [
+    "GuidedNetwork",
+    "LabelledNetwork",
+    "LabelledPosterior",
+    "Labels",
+    "check_guidance",
+    "given_labels",
+    "with_labels",
+]
 
 Labels = int | str | Sequence[int | str] | Int[Tensor, " n"] | None
 """What is asked for: one class for all samples or one each, by number or name; None is all classes together."""
@@ -37,6 +45,14 @@ def given_labels(classes: Classes | None, network: Network, noise: AbstractNoise
     return given if guidance == 1 or noise.labels is None else GuidedNetwork(given, guidance)
 
 
+def with_labels(times: Float[Tensor, "b k"], labels: Int[Tensor, " b"] | None, null: int) -> Float[Tensor, "b k1"]:
+    """Times and labels as a conditional network takes them: the label, or ``null``, as one more column."""
+    column = torch.full_like(times[:, :1], null)
+    if labels is not None:
+        column = torch.where(labels[:, None] < 0, column, labels[:, None])
+    return torch.cat([times, column], dim=1)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class LabelledNetwork:
@@ -48,10 +64,7 @@ class LabelledNetwork:
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the network on the times and the labels."""
-        column = torch.full_like(times[:, :1], self.null)
-        if self.labels is not None:
-            column = torch.where(self.labels[:, None] < 0, column, self.labels[:, None])
-        return self.network(x, torch.cat([times, column], dim=1))
+        return self.network(x, with_labels(times, self.labels, self.null))
 
 
 @final

@@ -52,30 +52,36 @@ def certify_model(
     if pairs is not None:
         check_integer("pairs", pairs, 1)
     sampler = Sampler.from_pretrained(model)
-    trained_on = str(sampler.spec.training.get("data", sampler.spec.name))
-    if labelled and sampler.spec.classes is None:
-        raise InvalidArgumentError(f"labelled: {sampler.spec.name} has no classes, it was trained without")
-    load = load_labelled_data if labelled else load_data
-    try:
-        source = load(trained_on if data is None else data, split="test")
-    except DataError as error:
-        if data is not None:
-            raise
-        where = f"{error}. The model was trained on {trained_on}: say where held-out data lie with --data"
-        raise DataError(where) from error
+    source = _source(sampler, data, labelled)
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress)
     elif isinstance(source, ShardedData):
         raise InvalidArgumentError(f"{source.name} holds latents: certify on the held-out images themselves")
     else:
-        if data is None and _trained_on(source, trained_on):
-            raise InvalidArgumentError(
-                f"{source.name} has no test split and the model was trained on it: give held-out data with --data"
-            )
         report, panel = _on_held_out(sampler, source, pairs, mean_flow_steps, seed, progress)
     write_page(report, panel, as_page)
     report.write_json(as_json)
     return report
+
+
+def _source(sampler: Sampler, data: str | None, labelled: bool) -> ArrayData | ShardedData | GaussianMixture:
+    """What to certify on: ``data``, or else what the model was trained on, which must have a test split."""
+    spec = sampler.spec
+    if labelled and spec.classes is None:
+        raise InvalidArgumentError(f"labelled: {spec.name} has no classes, it was trained without")
+    load, trained_on = load_labelled_data if labelled else load_data, str(spec.training.get("data", spec.name))
+    if data is not None:
+        return load(data, split="test")
+    try:
+        source = load(trained_on, split="test")
+    except DataError as error:
+        where = f"{error}. The model was trained on {trained_on}: say where held-out data lie with --data"
+        raise DataError(where) from error
+    if isinstance(source, ArrayData) and _trained_on(source, trained_on):
+        raise InvalidArgumentError(
+            f"{source.name} has no test split and the model was trained on it: give held-out data with --data"
+        )
+    return source
 
 
 def _against_mixture(
