@@ -42,7 +42,8 @@ from stmd_training.batches import batches_of
 from stmd_training.fitting import measured_spec
 from stmd_training.losses import Loss, STMDLoss
 from stmd_training.recipe import Recipe, load_recipe
-from stmd_training.trainer import TrainState, train
+from stmd_training.steps import TrainState
+from stmd_training.trainer import train
 
 PROBLEMS = ("mixture2d", "mixture3", "mixture8", "mixture64")
 TRAINED: dict[str, tuple[str, tuple[str, ...]]] = {  # the recipe's suffix, and what is set in it

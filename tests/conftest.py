@@ -5,6 +5,8 @@ from __future__ import annotations
 import jaxtyping
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
@@ -39,6 +41,31 @@ def vae_folder(tmp_path_factory):
         )
     vae.save_pretrained(folder)
     return folder
+
+
+class Referee(TorchDispatchMode):
+    """Refuses what reads a value on the host, makes a tensor of Python's numbers, or has tensors on two devices.
+
+    The meta device has no values and is not the CPU: what reads one or crosses over fails there. Only on the CPU does a
+    tensor of Python's numbers show.
+    """
+
+    REFUSED = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "lift_fresh", "lift_fresh_copy")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in self.REFUSED, f"{name} cannot be captured"
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        target = (kwargs or {}).get("device")
+        devices = {tensor.device.type for tensor in tensors} | ({torch.device(target).type} if target else set())
+        assert len(devices) < 2, f"{name} of tensors on {devices}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def referee():
+    """The referee of what a CUDA graph forbids."""
+    return Referee
 
 
 @pytest.fixture

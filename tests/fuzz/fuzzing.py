@@ -137,7 +137,7 @@ class State(Kind):
     def fresh(self):
         import torch
 
-        from stmd_training.trainer import TrainState
+        from stmd_training.steps import TrainState
 
         recipe = _tiny()
         return TrainState.fresh(recipe.model_spec(1.25, {}), recipe, torch.device("cpu"))

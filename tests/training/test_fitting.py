@@ -19,7 +19,7 @@ from stmd_training.fitting import fit_local_gaussians, measured_spec
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
 from stmd_training.smoke import smoke_test
-from stmd_training.trainer import Base
+from stmd_training.steps import Base
 
 SCHEDULE = VPSchedule()
 SHORT = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "steps=6", "checkpoint_every=3", "log_every=1")

@@ -20,7 +20,8 @@ from stmd_training.processes import ALONE, Processes, joined_processes
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
 from stmd_training.state import load_state
-from stmd_training.trainer import TrainState, train
+from stmd_training.steps import TrainState
+from stmd_training.trainer import train
 
 TINY = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "log_every=1", "sample_every=100000")
 COMMAND = "from stmd_training.cli import main; main()"

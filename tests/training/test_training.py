@@ -24,7 +24,8 @@ from stmd_training.recipe import load_recipe, recipe_names
 from stmd_training.run import TrainingRun
 from stmd_training.scores import EnergyScore
 from stmd_training.state import load_state, save_state
-from stmd_training.trainer import TrainState, learning_rate, train
+from stmd_training.steps import TrainState, learning_rate
+from stmd_training.trainer import train
 
 TINY = (
     "network={kind='mlp', width=16, depth=1}",

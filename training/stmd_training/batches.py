@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, final, runtime_checkable
 
 import torch
@@ -14,7 +14,7 @@ from stmd_sdk.diffusion.classes import UNLABELLED
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.mixtures.law import GaussianMixture
 
-__all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_of"]
+__all__ = ["ArrayBatches", "Batches", "DrawnBatches", "TrainingData", "batches_of", "resident"]
 
 TrainingData = ArrayData | ShardedData | GaussianMixture | WeightedData
 
@@ -62,9 +62,9 @@ class ArrayBatches:
 
     def rows(self, step: int) -> Int[Tensor, " b"]:
         """Which samples step ``step`` sees."""
-        rows = range(step * self.batch_size, (step + 1) * self.batch_size)
-        n = len(self.data)
-        return torch.stack([self._permutation(row // n)[row % n] for row in rows])
+        first, end, n = step * self.batch_size, (step + 1) * self.batch_size, len(self.data)
+        epochs = range(first // n, (end - 1) // n + 1)
+        return torch.cat([self._permutation(epoch)[max(first - epoch * n, 0) : end - epoch * n] for epoch in epochs])
 
     def _permutation(self, epoch: int) -> Int[Tensor, " n"]:
         if self._order is None or self._order[0] != epoch:
@@ -95,3 +95,11 @@ def batches_of(data: TrainingData, batch_size: int, seed: int, unlabelled_share:
     if isinstance(data, GaussianMixture | WeightedData):
         return DrawnBatches(data, batch_size, seed)
     return ArrayBatches(data, batch_size, seed, unlabelled_share)
+
+
+def resident(data: TrainingData, device: torch.device) -> TrainingData:
+    """The data on a GPU, if they are one array that takes at most a quarter of what is free there."""
+    if device.type != "cuda" or not isinstance(data, ArrayData):
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    return replace(data, array=data.array.to(device)) if data.array.nbytes <= free // 4 else data

@@ -19,6 +19,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; repeatable.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: PyTorch's choice.")]
+Eager = Annotated[bool, typer.Option("--eager", help="On a GPU: no CUDA graph of a step. Slower, the same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
@@ -38,6 +39,7 @@ def train_recipe(
     settings: Settings = None,
     device: DeviceOption = None,
     threads: Threads = None,
+    eager: Eager = False,
     quiet: Quiet = False,
     smoke: Annotated[
         bool,
@@ -54,7 +56,8 @@ def train_recipe(
     with exit_on_error():
         from .commands import Running, run_recipe  # noqa: PLC0415  after --help has been answered
 
-        run_recipe(recipe, data, init, Running(out, restart, tuple(settings or ()), device, threads, quiet), smoke)
+        running = Running(out, restart, tuple(settings or ()), device, threads, eager, quiet)
+        run_recipe(recipe, data, init, running, smoke)
 
 
 def tilt(
@@ -71,6 +74,7 @@ def tilt(
     settings: Settings = None,
     device: DeviceOption = None,
     threads: Threads = None,
+    eager: Eager = False,
     quiet: Quiet = False,
 ) -> None:
     """Tilt a model towards p(x_0) exp(-E(x_0)): train it on its own samples, drawn by the weight exp(-E).
@@ -85,7 +89,7 @@ def tilt(
     with exit_on_error():
         from .commands import Running, run_tilt  # noqa: PLC0415  after --help has been answered
 
-        running = Running(out, restart, tuple(settings or ()), device, threads, quiet)
+        running = Running(out, restart, tuple(settings or ()), device, threads, eager, quiet)
         run_tilt(init, energy, recipe, pool, steps, beta, running)
 
 

@@ -44,6 +44,7 @@ class Running:
     settings: tuple[str, ...]
     device: str | None
     threads: int | None
+    eager: bool
     quiet: bool
 
     def take_threads(self) -> None:
@@ -69,7 +70,9 @@ def run_tilt(
         facts = tilt_facts(data)
         if processes.main:
             say(", ".join(f"{name} {value:.6g}" for name, value in facts.items()))
-        run = TrainingRun(plan, data, folder, sampler.device, processes=processes, base=base, facts=facts)
+        run = TrainingRun(
+            plan, data, folder, sampler.device, processes=processes, base=base, facts=facts, eager=running.eager
+        )
         path = _path_of(run, running)
     if processes.main:
         say(f"{plan.steps} steps done. Draw from it: stmd sample --model {path}")
@@ -90,7 +93,8 @@ def run_recipe(name: str, source: str | None, init: str | None, running: Running
         else:
             load = load_labelled_data if recipe.classes else load_data
             folder, samples = out or Path("runs") / recipe.name, load(os.path.expanduser(source or recipe.data))
-        run = TrainingRun(recipe, samples, folder, resolve_device(own), processes=processes, base=base)
+        on = resolve_device(own)
+        run = TrainingRun(recipe, samples, folder, on, processes=processes, base=base, eager=running.eager)
         path = _path_of(run, replace(running, restart=running.restart or smoke))
     if processes.main:
         say(f"{recipe.steps} steps done. Draw from it: stmd sample --model {path}")

@@ -14,7 +14,7 @@ from stmd_sdk.models.spec import ModelSpec
 
 from .batches import FIT, TrainingData
 from .recipe import Recipe
-from .trainer import Base
+from .steps import Base
 
 __all__ = ["fit_local_gaussians", "measured_spec"]
 

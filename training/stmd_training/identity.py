@@ -15,7 +15,7 @@ from stmd_sdk.models.tensors import digest_of
 
 from .batches import TrainingData
 from .recipe import Recipe
-from .trainer import Base
+from .steps import Base
 
 __all__ = ["check_labels", "described", "identity", "named_classes", "standardised"]
 

@@ -122,6 +122,11 @@ class Recipe:
         """The classes of the network, if it has any."""
         return Classes(self.classes, self.class_names, self.unlabelled_share > 0) if self.classes else None
 
+    def pauses_at(self, step: int) -> bool:
+        """Whether something is logged, drawn or saved after ``step``."""
+        pauses = self.log_every, self.sample_every, self.checkpoint_every, self.steps
+        return any(step % every == 0 for every in pauses)
+
     def model_spec(
         self, sigma_data: float, training: dict[str, Fact], local_gaussians: LocalGaussians | None = None
     ) -> ModelSpec:

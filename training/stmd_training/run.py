@@ -34,16 +34,19 @@ from stmd_sdk.images import grid
 from stmd_sdk.locks import locked
 from stmd_sdk.models.checkpoint import read_spec, save_model
 from stmd_sdk.models.spec import Fact, ModelSpec
+from stmd_sdk.runs.captured import CudaGraphs
 from stmd_sdk.sampler import Sampler
 
-from .batches import TrainingData, batches_of
+from .batches import TrainingData, batches_of, resident
+from .device_steps import Record, uncaptured
 from .fitting import measured_spec
 from .identity import check_labels, described, identity, named_classes, standardised
 from .log import RunLog
 from .processes import ALONE, Processes
 from .recipe import Recipe
 from .state import is_sealed_to_data, load_state, planned_steps, save_state
-from .trainer import Base, Step, TrainState, learning_rate, train
+from .steps import Base, Step, TrainState, learning_rate
+from .trainer import train
 
 __all__ = ["Monitor", "TrainingRun"]
 
@@ -59,6 +62,7 @@ class TrainingRun:
     """One training run: a recipe, its data and the folder that holds everything it writes.
 
     It starts from ``base`` where there is one. ``facts`` are figures about the data that the log and the model keep.
+    On a GPU a step is one CUDA graph; ``eager`` launches its kernels one by one, with the same result.
 
     The folder gets ``model.safetensors`` (the averaged weights, usable at any time), ``state.safetensors`` (to resume
     from), ``log.jsonl`` and ``samples/``. Starting again in the same folder goes on from the last checkpoint, with
@@ -73,6 +77,7 @@ class TrainingRun:
     processes: Processes = ALONE
     base: Base | None = None
     facts: Mapping[str, float] = field(default_factory=dict[str, float])
+    eager: bool = False
 
     def __post_init__(self) -> None:
         if self.data.shape != self.recipe.shape:
@@ -121,8 +126,10 @@ class TrainingRun:
         state = TrainState.fresh(spec, self.recipe, self.device, self.base)
         seconds = self._resume(state, say)
         self.processes.check_same("done steps", state.step, self.device)
-        batches = batches_of(self.seen, self.recipe.batch_size, self.recipe.seed, self.recipe.unlabelled_share)
-        steps = train(state, self.recipe.loss(spec, state.loss_weights), batches, self.recipe, self.processes)
+        data, recipe = resident(self.seen, self.device), self.recipe
+        batches = batches_of(data, recipe.batch_size, recipe.seed, recipe.unlabelled_share)
+        loss = recipe.loss(spec, state.loss_weights)
+        steps = train(state, loss, batches, recipe, self.processes, self._record())
         if not self.processes.main:
             deque(steps, maxlen=0)
             return self.model_path
@@ -137,6 +144,12 @@ class TrainingRun:
                 show(step)
                 self._after(step, spec, state, log, time.monotonic() - started)
         return self.model_path
+
+    def _record(self) -> Record | None:
+        """How steps are launched on a GPU; those that other processes wait for are not recorded."""
+        if self.device.type != "cuda":
+            return None
+        return uncaptured if self.eager or self.processes.count > 1 else CudaGraphs(self.device).record
 
     def _resume(self, state: TrainState, say: Callable[[str], None]) -> float:
         """Bring ``state`` to the folder's, if there is one, and return the seconds trained."""

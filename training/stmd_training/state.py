@@ -16,7 +16,7 @@ from stmd_sdk.errors import CheckpointError, TrainingError
 from stmd_sdk.models.tensors import read_metadata, read_tensors, write_tensors
 
 from .recipe import Recipe
-from .trainer import TrainState
+from .steps import TrainState
 
 __all__ = ["is_sealed_to_data", "load_state", "planned_steps", "save_state"]
 
@@ -110,11 +110,12 @@ def _fill(state: TrainState, tensors: dict[str, Tensor], step: int) -> None:
             raise ValueError(f"{name} is negative")
     for name, part in parts.items():
         part.copy_(tensors[name])
-    state.step = step
+    state.step, on_device = step, state.optimizer.defaults["capturable"]
     for name, parameter in state.parameters.items():
         if step > 0:
             moments = {moment: parts[f"{moment}.{name}"] for moment in MOMENTS}
-            state.optimizer.state[parameter] = {"step": parameter.new_tensor(step, device="cpu"), **moments}
+            count = parameter.new_tensor(step, device=parameter.device if on_device else "cpu")
+            state.optimizer.state[parameter] = {"step": count, **moments}
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -36,7 +36,7 @@ from stmd_sdk.runs.chunks import rows_at_once
 from stmd_sdk.sampler import Sampler
 
 from .recipe import Recipe, load_recipe, recipe_names
-from .trainer import Base
+from .steps import Base
 
 __all__ = ["Energy", "check_makes", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
 

@@ -45,7 +45,7 @@ class ArrayData:
 
     def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b *d"]:
         """The samples at ``indices``, float32; 8-bit values x become x / 127.5 - 1."""
-        rows = self.array[indices]
+        rows = self.array[indices.to(self.array.device, non_blocking=True)]
         return rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows.float()
 
     def digest(self) -> str:

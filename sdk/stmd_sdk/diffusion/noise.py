@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
-from . import philox
+from . import device_philox, philox
 
 __all__ = ["AbstractNoise", "GivenNoise", "Key", "Noise"]
 
@@ -76,10 +76,11 @@ class Noise(AbstractNoise):
     """A key (seed, sample indices, path) and pure functions of it.
 
     ``Noise.of(0, 64)`` is the key of samples 0 to 63 of seed 0; row i of all that it draws depends on the
-    seed, the path and index i alone. ``labels`` decide nothing that it draws.
+    seed, the path and index i alone. ``labels`` decide nothing that it draws. The seed of a graph that is captured is
+    a number on its device, 64 bits as int64: each replay draws another's.
     """
 
-    seed: int
+    seed: int | Int[Tensor, ""]
     indices: Int[Tensor, " b"]
     path: tuple[int, ...] = ()
     labels: Int[Tensor, " b"] | None = None
@@ -98,8 +99,10 @@ class Noise(AbstractNoise):
         return len(self.indices)
 
     @cached_property
-    def key(self) -> int:
+    def key(self) -> int | Int[Tensor, ""]:
         """The path folded into the seed: one 64-bit key."""
+        if isinstance(self.seed, Tensor):
+            return reduce(device_philox.fold_key, self.path, self.seed)
         return reduce(philox.fold, self.path, self.seed)
 
     def fold(self, i: int) -> Noise:
@@ -134,34 +137,42 @@ class Noise(AbstractNoise):
         return replace(self, labels=labels.to(self.indices))
 
     def words(self, count: int) -> Int[Tensor, "b count"]:
-        """Uniform 32-bit words, as int64."""
-        bits, _ = self._bits(count)
-        return self._rows(bits, count)
+        """Uniform 32-bit words, as int64, of a key on the CPU."""
+        return self._rows(self._bits(count), count)
 
     def uniform(self, *shape: int) -> Float[Tensor, "b *d"]:
         """Uniform numbers in (0, 1) for each sample: [b, *shape], float32."""
-        bits, xp = self._bits(math.prod(shape))
-        rows = self._rows(tuple(philox.uniforms(word, xp) for word in bits), math.prod(shape)).float()
+        count = math.prod(shape)
+        if self._on_device:
+            rows = device_philox.device_uniforms(
+                device_philox.key_of(self.key, self.indices.device), self.indices, count
+            )
+        else:
+            rows = self._rows(tuple(philox.uniforms(word, np) for word in self._bits(count)), count)
         # 1 - 2**-33 would round up to 1.
-        return rows.clamp(max=1.0 - 2.0**-24).reshape(len(self), *shape)
+        return rows.float().clamp(max=1.0 - 2.0**-24).reshape(len(self), *shape)
 
     def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
         """Standard normal numbers for each sample: [b, *shape], float32."""
-        bits, xp = self._bits(math.prod(shape))
-        return self._rows(philox.normals(bits, xp), math.prod(shape)).float().reshape(len(self), *shape)
+        count = math.prod(shape)
+        if self._on_device:
+            rows = device_philox.device_normals(
+                device_philox.key_of(self.key, self.indices.device), self.indices, count
+            )
+        else:
+            rows = self._rows(philox.normals(self._bits(count), np), count)
+        return rows.float().reshape(len(self), *shape)
 
-    def _bits(self, count: int) -> tuple[tuple[philox.Words, ...], Any]:
-        """Four arrays of words [b, blocks] and their library: NumPy on the CPU, faster there, or PyTorch."""
-        blocks = -(-count // 4)
-        if self.indices.is_cuda:
-            block = torch.arange(blocks, device=self.indices.device)
-            return philox.words(self.key, self.indices[:, None], block[None]), torch
-        return philox.words(self.key, self.indices.numpy()[:, None], np.arange(blocks)[None]), np
+    @property
+    def _on_device(self) -> bool:
+        """Whether PyTorch draws; NumPy is faster on the CPU, above all where a batch is one sample."""
+        return isinstance(self.seed, Tensor) or self.indices.device.type != "cpu"
+
+    def _bits(self, count: int) -> tuple[philox.Words, ...]:
+        """Four arrays of words [b, blocks]."""
+        return philox.words(self.key, self.indices.numpy()[:, None], np.arange(-(-count // 4))[None])
 
     @staticmethod
     def _rows(columns: tuple[philox.Words, ...], count: int) -> Tensor:
         """Interleave the four arrays into rows of ``count`` numbers."""
-        if isinstance(columns[0], Tensor):
-            return torch.stack(columns, dim=-1).flatten(1)[:, :count]
-        # A call of NumPy's costs less than one of PyTorch's, which counts where a batch is one sample.
         return torch.from_numpy(np.stack(columns, axis=-1).reshape(len(columns[0]), -1)[:, :count])

@@ -48,9 +48,9 @@ def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words])
     return c0, c1, c2, c3
 
 
-def fold(key: int, i: Words) -> Words:
+def fold(key: Words, i: Words) -> Words:
     """A new 64-bit key from a key and an integer, or from each of an array: the path of a stream, one fold a level."""
-    low, high, _, _ = philox((i & MASK, (i >> 32) & MASK, 0, FOLD), (key & MASK, key >> 32))
+    low, high, _, _ = philox((i & MASK, (i >> 32) & MASK, 0, FOLD), (key & MASK, (key >> 32) & MASK))
     return low | high << 32
 
 

@@ -18,16 +18,26 @@ from torch import Tensor
 
 from ..diffusion import philox
 from ..diffusion.classes import UNLABELLED
+from ..diffusion.device_philox import device_normals
 from ..diffusion.network import Network
 from ..diffusion.noise import GivenNoise, Noise
 from ..errors import DeviceError, StmdError, out_of_memory
 from ..models.spec import ModelSpec
 from .eager import whole_run
 
-__all__ = ["MAX_EVALUATIONS", "CapturedRun", "CudaGraphs", "Graphs", "Recorder", "bucket_of", "normals_of"]
+__all__ = [
+    "MAX_EVALUATIONS",
+    "CapturedRun",
+    "CudaGraphs",
+    "Graphs",
+    "Recorder",
+    "bucket_of",
+    "capture_errors",
+    "normals_of",
+]
 
 GRAPHS = 8  # recorded runs that are kept
-KEYS = 16  # keys whose random words are in memory at once
+KEYS = 16  # keys whose numbers are in double precision at once
 MAX_EVALUATIONS = 128  # a graph has some hundred nodes an evaluation, and memory for each
 
 Work = Callable[[], Tensor]
@@ -43,7 +53,7 @@ class Recorder(Protocol):
         ...
 
     def record(self, work: Work, /) -> Work:
-        """The same work, recorded."""
+        """Run the work once, and return what repeats it."""
         ...
 
 
@@ -166,15 +176,20 @@ def _record(
         given = GivenNoise(normals_of(keys, indices, spec.shape), labels=labels)
         return whole_run(given, posterior, spec, times)
 
-    try:
+    with capture_errors(f"the run of {rows} samples", "load the model with eager=True"):
         return _Graph(keys, indices, labels, recorder.record(work))
+
+
+@contextmanager
+def capture_errors(what: str, way_out: str) -> Generator[None, None, None]:
+    """DeviceError where ``what`` cannot be captured; our own errors and those of memory pass."""
+    try:
+        yield
     except Exception as error:
         if isinstance(error, StmdError) or out_of_memory(error):
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DeviceError(
-            f"the run of {rows} samples cannot be captured as a CUDA graph: {line}; load the model with eager=True"
-        ) from error
+        raise DeviceError(f"{what} cannot be captured as a CUDA graph: {line}; {way_out}") from error
 
 
 def normals_of(
@@ -185,9 +200,5 @@ def normals_of(
     Keys are numbers on the device, not in the program: a captured graph draws another run's noise with them.
     """
     count = math.prod(shape)
-    blocks = torch.arange(-(-count // 4), device=indices.device)
-    parts: list[Tensor] = []
-    for some in keys.split(KEYS):
-        bits = philox.words(some[:, None, None], indices[:, None], blocks[None])
-        parts.append(torch.stack(philox.normals(bits, torch), dim=-1).flatten(2)[..., :count].float())
+    parts = [device_normals(some, indices, count).float() for some in keys.split(KEYS)]
     return torch.cat(parts).reshape(len(keys), len(indices), *shape)

@@ -97,7 +97,7 @@ def test_numbers_of_one_row_are_uncorrelated_at_every_lag():
 
 def test_uniforms_lie_in_the_open_interval_even_at_the_ends(monkeypatch):
     ends = np.array([[0, 1, 2**32 - 2, 2**32 - 1]])
-    monkeypatch.setattr(Noise, "_bits", lambda self, count: ((ends,) * 4, np))
+    monkeypatch.setattr(Noise, "_bits", lambda self, count: (ends,) * 4)
     uniform = Noise.of(0, 1).uniform(16)
     assert 0 < uniform.min() < 1e-9
     assert 1 - 1e-7 < uniform.max() < 1
@@ -190,6 +190,5 @@ def test_a_gpu_draws_the_same_numbers():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     here, there = Noise.of(3, 64).fold(1), Noise.of(3, 64, device="cuda").fold(1)
-    assert torch.equal(here.words(1000), there.words(1000).cpu())
     assert torch.equal(here.uniform(1000), there.uniform(1000).cpu())
     assert torch.allclose(here.normal(1000), there.normal(1000).cpu(), rtol=1e-6, atol=1e-6)
