@@ -8,7 +8,8 @@ and the average's weight. What a step finds is read where the run logs, draws or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -95,6 +96,17 @@ class _Found:
         self.good.add_(1 - self.stopped.long())
 
 
+@contextmanager
+def _deterministic() -> Generator[None, None, None]:
+    """Convolutions whose weight gradients have one order of summation: a run has the same result each time."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
 def device_steps(
     state: TrainState,
     loss: Loss,
@@ -113,6 +125,7 @@ def device_steps(
     indices, shares = torch.arange(recipe.batch_size, device=device), processes.shares(recipe.microbatches)
     state.optimizer.found_inf = found.stopped  # pyright: ignore[reportAttributeAccessIssue]  as a GradScaler does
 
+    @_deterministic()
     def work() -> Tensor:
         state.optimizer.zero_grad(set_to_none=True)
         key = Noise(inputs.seed, indices, labels=inputs.labels)

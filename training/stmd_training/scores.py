@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import final
@@ -19,24 +19,28 @@ from stmd_sdk.errors import InvalidArgumentError
 
 __all__ = ["EnergyScore"]
 
-View = Callable[[Tensor], Tensor]
-"""Samples [b, c, h, w] as vectors [b, p, d]: p parts of d numbers, each part scored by itself."""
+View = Callable[[Tensor], tuple[Tensor, int]]
+"""The squared norms [b, p] of p parts of samples [b, *d], each scored by itself, and how many numbers are in one."""
 
 
-def _whole(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b 1 d"]:
-    return x.flatten(1).unsqueeze(1)
+def _whole(x: Float[Tensor, "b *d"]) -> tuple[Float[Tensor, "b 1"], int]:
+    return x.flatten(1).square().sum(1, keepdim=True), x[0].numel()
 
 
-def _differences(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 d"]:
+def _differences(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b 1"], int]:
     """∂x and ∂y of an image: each value less its left and its upper neighbour."""
-    return torch.cat([x.diff(dim=3).flatten(1), x.diff(dim=2).flatten(1)], 1).unsqueeze(1)
+    across, down = x.diff(dim=3), x.diff(dim=2)
+    norms = across.flatten(1).square().sum(1, keepdim=True) + down.flatten(1).square().sum(1, keepdim=True)
+    return norms, across[0].numel() + down[0].numel()
 
 
 def _patches(size: int) -> View:
     """All patches of ``size`` x ``size`` pixels that lie ``size`` // 2 apart."""
 
-    def view(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p d"]:
-        return functional.unfold(x, size, stride=max(size // 2, 1)).transpose(1, 2)
+    def view(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b p"], int]:
+        squares = x.square().sum(1, keepdim=True)
+        norms = functional.avg_pool2d(squares, size, max(size // 2, 1), divisor_override=1)
+        return norms.flatten(1), x.shape[1] * size**2
 
     return view
 
@@ -108,18 +112,16 @@ class EnergyScore:
         """The score of each sample, without bias in the number of draws and without its weight."""
         many = [self.draws, *[1] * (x_t.ndim - 1)]
         x = posterior(x_t.repeat(many), t.repeat(self.draws), noise.draws(self.draws)).chunk(self.draws)
-        return sum(
-            (share * self._score([view(one) for one in x], view(x_0)) for share, view in self._views()),
-            start=torch.zeros_like(t),
-        )
+        return sum((share * self._score(view, x, x_0) for share, view in self._views()), start=torch.zeros_like(t))
 
-    def _score(self, x: list[Tensor], x_0: Float[Tensor, "b p d"]) -> Float[Tensor, " b"]:
+    def _score(self, view: View, x: Sequence[Tensor], x_0: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
         """The score of one view, over d^(β/2); the mean over its parts."""
 
         def distance(a: Tensor, b: Tensor) -> Float[Tensor, "b p"]:
+            norms, d = view(a - b)
             # The square root has no derivative at 0, where two draws of a fresh network may meet.
-            return ((a - b).square().sum(2) + 1e-12) ** (self.exponent / 2)
+            return (norms + 1e-12) ** (self.exponent / 2) / d ** (self.exponent / 2)
 
         error = torch.stack([distance(one, x_0) for one in x]).mean(0)
         spread = torch.stack([distance(a, b) for a, b in combinations(x, 2)]).mean(0)
-        return (error - 0.5 * spread).mean(1) / x_0.shape[2] ** (self.exponent / 2)
+        return (error - 0.5 * spread).mean(1)
