@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from stmd_sdk import InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.cli.app import app
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.classes import UNLABELLED, Classes
+from stmd_sdk.images import grid
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import DDPM, STMD
 from stmd_sdk.networks import DiTConfig, MLPConfig
@@ -243,6 +245,18 @@ def test_the_command_draws_what_the_library_draws(model, tmp_path):
     result = stmd(*options, "--label", "each", "-o", tmp_path / "x.png")
     assert "24 samples of tiny" in result.output
     assert "each class in its turn" in result.output
+
+
+def test_a_trajectory_is_of_the_class_that_was_asked_for(model, tmp_path):
+    options = "trajectory", "-m", model, "-n", 3, "--steps", 2, "--seed", 0
+    result = stmd(*options, "--label", "right", "-o", tmp_path / "t.png")
+    assert result.exit_code == 0, result.output
+    assert "class right" in " ".join(result.output.split())
+    last = grid(Sampler.from_pretrained(model).sample(3, inference_steps=2, labels=2, seed=0), columns=3)
+    picture = Image.open(tmp_path / "t.png")
+    assert picture.crop((0, 2 * last.height, *picture.size)).tobytes() == last.tobytes()
+    refused = stmd(*options, "--label", "down", "-o", tmp_path / "u.png")
+    assert (refused.exit_code, (tmp_path / "u.png").exists()) == (2, False)
 
 
 def test_a_run_goes_on_with_its_own_label_alone(model, tmp_path):

@@ -24,7 +24,7 @@ from ..runs.outputs import open_output
 from ..runs.stream import StreamedRun, process, run_seed, stream
 from .options import parse_steps
 
-__all__ = ["Drawer", "DrawnRun", "draw_picture", "draw_stream", "model_digest", "unchanged_digest"]
+__all__ = ["Drawer", "DrawnRun", "asked_class", "draw_picture", "draw_stream", "model_digest", "unchanged_digest"]
 
 PICTURED = 1_000_000  # samples of a picture, which are all in memory
 SAMPLES, OF_EACH = 64, 8  # where the user gives no number
@@ -60,6 +60,14 @@ class _Wanted:
         return [k // self.of_each for k in range(start, start + count)] if self.of_each else self.label
 
 
+def asked_class(text: str, classes: Classes | None, model: str) -> tuple[int, str]:
+    """The number and the name of the class that ``--label`` asks of a model for."""
+    if classes is None:
+        raise InvalidArgumentError(f"--label {text}: {model} has no classes to choose from")
+    label = classes.number(parsed_label(text, classes.names))
+    return label, classes.name(label)
+
+
 @final
 @dataclass(frozen=True)
 class DrawnRun:
@@ -80,17 +88,14 @@ class DrawnRun:
         """How many samples of which classes of the model's."""
         if self.label is None:
             return _Wanted(SAMPLES if self.n is None else self.n)
-        if drawer.classes is None:
-            raise InvalidArgumentError(f"--label {self.label}: {drawer.name} has no classes to choose from")
-        count, names = drawer.classes.count, drawer.classes.names
-        if self.label == EACH:
+        if self.label == EACH and drawer.classes is not None:
+            count = drawer.classes.count
             n = OF_EACH * count if self.n is None else self.n
             if n < 1 or n % count:
                 raise InvalidArgumentError(f"--label each draws as many of each of {count} classes, not --n {n} in all")
             return _Wanted(n, of_each=n // count, words=", each class in its turn")
-        label = drawer.classes.number(parsed_label(self.label, names))
-        words = f", class {names[label] if names else label}"
-        return _Wanted(SAMPLES if self.n is None else self.n, label, words=words)
+        label, name = asked_class(self.label, drawer.classes, drawer.name)
+        return _Wanted(SAMPLES if self.n is None else self.n, label, words=f", class {name}")
 
     def open(self, *, progress: bool) -> Drawer:
         """The model, bundled or a file; a whole sampler holds its own steps."""

@@ -17,7 +17,7 @@ from ..files import check_writable, written_whole
 from ..images import grid
 from ..models.checkpoint import resolve_model
 from ..sampler import Sampler
-from .drawer import Drawer, model_digest, unchanged_digest
+from .drawer import Drawer, asked_class, model_digest, unchanged_digest
 
 __all__ = ["draw_trajectory", "open_sampler", "sampler_drawer"]
 
@@ -68,6 +68,8 @@ def draw_trajectory(
     device: str | None,
     steps: int | list[float] | None,
     mean_flow_steps: int,
+    label: str | None,
+    guidance: float,
     seed: int | None,
     first: int,
     n: int,
@@ -78,15 +80,22 @@ def draw_trajectory(
     sampler, seed = open_sampler(model, device), fresh_seed() if seed is None else seed
     if len(sampler.spec.shape) != 3:
         raise InvalidArgumentError(f"trajectories of {sampler.spec.name} are no images; use Sampler.trajectory")
+    of, name = (None, "") if label is None else asked_class(label, sampler.spec.classes, sampler.spec.name)
     rows: list[Tensor] = []
     for t, x_t, x_0 in sampler.trajectory(
-        n, inference_steps=steps, mean_flow_steps=mean_flow_steps, seed=seed, first=first
+        n,
+        inference_steps=steps,
+        mean_flow_steps=mean_flow_steps,
+        labels=of,
+        guidance=guidance,
+        seed=seed,
+        first=first,
     ):
         yield f"t = {t:.3f}"
         rows += [sampler.spec.codec.decode(x_0), sampler.spec.codec.decode(x_t)]
     with written_whole(out) as path:
         grid(torch.cat(rows[:-1]), columns=n).save(path)
-    facts = _described(sampler, steps, mean_flow_steps)
+    facts = _described(sampler, steps, mean_flow_steps) + (f", class {name}" if name else "")
     yield f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}"
 
 

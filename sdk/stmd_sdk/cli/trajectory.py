@@ -12,6 +12,8 @@ from .options import (
     CountOption,
     DeviceOption,
     FirstOption,
+    GuidanceOption,
+    LabelOption,
     MeanFlowStepsOption,
     ModelOption,
     SeedOption,
@@ -28,6 +30,8 @@ def trajectory(
     n: CountOption = 8,
     steps: StepsOption = None,
     mean_flow_steps: MeanFlowStepsOption = 1,
+    label: LabelOption = None,
+    guidance: GuidanceOption = 1.0,
     seed: SeedOption = None,
     first: FirstOption = 0,
     device: DeviceOption = None,
@@ -38,5 +42,6 @@ def trajectory(
         check_suffix(out, ".png")
         from .sampling import draw_trajectory  # noqa: PLC0415  after --help has been answered
 
-        for line in draw_trajectory(model, device, parse_steps(steps), mean_flow_steps, seed, first, n, out):
+        parsed = parse_steps(steps)
+        for line in draw_trajectory(model, device, parsed, mean_flow_steps, label, guidance, seed, first, n, out):
             say(line)

@@ -1,4 +1,4 @@
-"""Columns of pictures of the data sets that the package ``datasets`` loads, whole or streamed."""
+"""Columns of pictures and labels of the data sets that the package ``datasets`` loads, whole or streamed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import DataError, requires_extra
 from ..files import brief
 
-__all__ = ["open_column"]
+__all__ = ["open_column", "open_labels"]
 
 
 def open_column(
@@ -21,19 +21,9 @@ def open_column(
     Raises :class:`DataError` for what cannot be loaded, and for rows without a picture; :class:`MissingExtraError`
     without the package.
     """
-    with requires_extra("datasets"):
-        import datasets  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-        from datasets.exceptions import DatasetsError  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
-    identifier, configuration, column = _parsed(source)
-    if not identifier:
-        raise DataError(f"{source}: names no data set; say hf:ID, hf:ID#CONFIG or hf:ID:column")
-    failures: tuple[type[Exception], ...] = OSError, ValueError, TypeError, DatasetsError
-    try:
-        rows: Any = datasets.load_dataset(identifier, configuration, split=split, streaming=streaming)
-        features = rows.features or {}
-    except failures as error:
-        several = "; name one as hf:ID#CONFIG" if "Config name is missing" in str(error) else ""
-        raise DataError(f"{source}: cannot load its {split} split ({_line(error)}){several}") from error
+    datasets, failures = _package()
+    rows, column = _opened(source, split, streaming), _parsed(source)[2]
+    features = rows.features or {}
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if (column and column not in pictures) or not pictures:
         asked = f" called {column}; it has" if column else "; its columns are"
@@ -41,6 +31,41 @@ def open_column(
     column = column or pictures[0]
     rows = rows.cast_column(column, datasets.Image(decode=False)).skip(first)
     return None if streaming else len(rows), _rows(source, rows, column, first, failures)
+
+
+def open_labels(source: str, split: str) -> tuple[list[int], tuple[str, ...]]:
+    """The labels of all rows, and what their classes are called: the first column of class labels.
+
+    Raises as :func:`open_column` does, and :class:`DataError` where no column holds class labels or one is missing.
+    """
+    datasets, _ = _package()
+    rows = _opened(source, split, streaming=False)
+    features: dict[str, Any] = rows.features or {}
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not labels:
+        raise DataError(f"{source}: has no column of class labels; its columns are {', '.join(features) or 'none'}")
+    return list(rows[labels[0]]), tuple(features[labels[0]].names)
+
+
+def _package() -> tuple[Any, tuple[type[Exception], ...]]:
+    """The package, and what it raises."""
+    with requires_extra("datasets"):
+        import datasets  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+        from datasets.exceptions import DatasetsError  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+    return datasets, (OSError, ValueError, TypeError, DatasetsError)
+
+
+def _opened(source: str, split: str, streaming: bool) -> Any:
+    """The rows of a split."""
+    datasets, failures = _package()
+    identifier, configuration, _ = _parsed(source)
+    if not identifier:
+        raise DataError(f"{source}: names no data set; say hf:ID, hf:ID#CONFIG or hf:ID:column")
+    try:
+        return datasets.load_dataset(identifier, configuration, split=split, streaming=streaming)
+    except failures as error:
+        several = "; name one as hf:ID#CONFIG" if "Config name is missing" in str(error) else ""
+        raise DataError(f"{source}: cannot load its {split} split ({_line(error)}){several}") from error
 
 
 def _rows(

@@ -15,6 +15,7 @@ from ..errors import DataError, InvalidArgumentError
 from ..files import bundled_name, is_folder
 from .arrays import ArrayData
 from .cifar import CIFAR_NAMES, cifar_files, read_cifar
+from .hugging_face import open_labels
 from .idx import idx_file, read_idx
 from .load import BUNDLED_DATA, SPLITS, load_data, read_digits
 from .npz import npz_file, read_npz
@@ -27,8 +28,8 @@ def load_labels(source: str | Path, *, split: str = "train") -> Int[Tensor, " n"
     """The labels of the samples that :func:`load_data` gives, in their order: integers from 0 on.
 
     Those of the bundled digits, of a folder of MNIST's or CIFAR-10's files, of an .npz file with an array ``labels``,
-    and of a folder of folders of pictures, one a class in the order of their names. Raises :class:`DataError` where
-    there are none.
+    of a folder of folders of pictures, one a class in the order of their names, and of ``hf:`` data the first column of
+    class labels. Raises :class:`DataError` where there are none.
     """
     return _labels_and_names(source, split)[0]
 
@@ -69,6 +70,9 @@ def _labels_and_names(source: str | Path, split: str) -> tuple[Int[Tensor, " n"]
         if name == "digits":
             return _checked(Path(name), read_digits("labels", split)), ()
         raise DataError(f"{name}: is a law, and has no labels")
+    if isinstance(source, str) and source.startswith("hf:"):
+        labels, names = open_labels(source, split)
+        return _checked(Path(source), np.asarray(labels)), names
     path = Path(source)
     if is_folder(path, DataError):
         if (idx := idx_file(path, split, "labels")) is not None:

@@ -58,6 +58,10 @@ class Classes:
             raise InvalidArgumentError(f"labels: got {len(found)} for {n} samples")
         return found
 
+    def name(self, number: int) -> str:
+        """What a class is called: by its name, or else its number."""
+        return self.names[number] if self.names else str(number)
+
     def number(self, label: Any) -> int:
         """The number of a class, given by number or name."""
         if not isinstance(label, str):

@@ -11,6 +11,7 @@ from ..checks import check_integer
 from ..data.arrays import ArrayData, ShardedData
 from ..data.labels import labels_for, load_labelled_data
 from ..data.load import load_data
+from ..diffusion.classes import Classes
 from ..diffusion.noise import INDICES, Noise
 from ..diffusion.posterior import Posterior
 from ..errors import DataError, InvalidArgumentError, OutputError
@@ -110,12 +111,28 @@ def _on_held_out(
     x_0 = spec.codec.encode(data[rows])
     labels = None if data.labels is None or spec.classes is None else labels_for(data, spec.classes)[rows]
     posterior = _posterior(sampler, mean_flow_steps, labels)
-    certificate = heldout_certificate(posterior, x_0, spec.schedule, spec.sigma_data, seed=seed, progress=progress)
+    certificate = heldout_certificate(
+        posterior,
+        x_0,
+        spec.schedule,
+        spec.sigma_data,
+        seed=seed,
+        classes=_rows_by_class(labels, spec.classes),
+        progress=progress,
+    )
     name = data.name if labels is None else f"{data.name}, given its labels"
     report = Report(spec.name, name, mean_flow_steps, str(sampler.device), certificate, {})
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
     return report, panel
+
+
+def _rows_by_class(labels: Int[Tensor, " n"] | None, classes: Classes | None) -> dict[str, Int[Tensor, " k"]]:
+    """The rows of each class that has any, by its name or number."""
+    if labels is None or classes is None:
+        return {}
+    rows = {classes.name(c): (labels == c).nonzero().flatten() for c in range(classes.count)}
+    return {name: of for name, of in rows.items() if len(of)}
 
 
 def _trained_on(source: ArrayData, name: str) -> bool:

@@ -17,10 +17,11 @@ cannot either. CRPS can tell two calibrated models apart: the one that uses x_t 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..diffusion.noise import Noise
@@ -63,11 +64,13 @@ def heldout_certificate(
     seed: int = 0,
     draws: int = HELDOUT_DRAWS,
     times: Sequence[float] = HELDOUT_TIMES,
+    classes: Mapping[str, Int[Tensor, " k"]] | None = None,
     progress: bool = False,
 ) -> Certificate:
     """Certify a posterior on held-out data ``x_0`` that it was not trained on; ``sigma_data`` is their σ_d.
 
-    Costs n × draws draws at each of ``times``; ``draws`` is 19, 39, ... so that 90 % intervals are exact.
+    Costs n × draws draws at each of ``times``; ``draws`` is 19, 39, ... so that 90 % intervals are exact. ``classes``
+    are the rows of classes by name, whose coverage is shown apart.
     """
     check_times(times)
     n = len(x_0)
@@ -83,7 +86,7 @@ def heldout_certificate(
         joint = joint_draws(posterior, schedule, x_0, t, draws, noise.fold(0))
         return PosteriorPairs(joint, posterior, schedule, sigma_data, noise)
 
-    measures = coverages, calibration
+    measures = coverages, calibration, partial(class_coverages, classes=classes or {})
     return certified(pairs_at, measures, times, pairs=n, draws=draws, seed=seed, progress=progress)
 
 
@@ -115,6 +118,14 @@ def coverages(pairs: PosteriorPairs) -> Iterator[Finding]:
     spread = spread_skill(joint)
     yield Finding("spread-skill", t, spread, 1.0, z_p_value(spread, 1.0))
     yield Finding("CRPS", t, crps(joint), None)
+
+
+def class_coverages(pairs: PosteriorPairs, classes: Mapping[str, Int[Tensor, " k"]]) -> Iterator[Finding]:
+    """Coverage of 90 % intervals along projections, of each class's pairs by themselves; no verdict rests on it."""
+    along = projected_ranks(pairs.joint, INTERVAL_DIRECTIONS, pairs.noise.fold(1).fold(0))
+    for name, rows in classes.items():
+        found = interval_coverage(along[rows], len(pairs.joint.draws), LEVEL)
+        yield Finding(f"projection coverage of {name}", pairs.joint.t, found, LEVEL, _coverage_p_value(found))
 
 
 def _coverage_p_value(found: Estimate) -> float:

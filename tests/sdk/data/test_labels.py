@@ -58,6 +58,24 @@ def test_cifars_classes_are_called_by_their_names(tmp_path):
     assert data.class_names == CIFAR_NAMES
 
 
+@pytest.mark.filterwarnings("ignore")  # of the package, none of this project's business
+def test_labels_of_a_hugging_face_data_set_are_its_first_column_of_class_labels(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    pictures = [Image.fromarray(np.full((4, 4), shade, np.uint8)) for shade in (0, 90, 200)]
+    classes = datasets.ClassLabel(names=["dark", "light"])
+    for folder, kind in (("set", classes), ("bare", datasets.Value("int64"))):
+        (tmp_path / folder).mkdir()
+        features = datasets.Features({"picture": datasets.Image(), "shade": kind})
+        rows = datasets.Dataset.from_dict({"picture": pictures, "shade": [0, 0, 1]}, features=features)
+        rows.to_parquet(tmp_path / folder / "train.parquet")
+    data = load_labelled_data(f"hf:{tmp_path / 'set'}")
+    assert (data.labels.tolist(), data.class_names) == ([0, 0, 1], ("dark", "light"))
+    assert data.array[:, 0, 0, 0].tolist() == [0, 90, 200]
+    with pytest.raises(DataError, match="has no column of class labels; its columns are picture, shade"):
+        load_labelled_data(f"hf:{tmp_path / 'bare'}")
+
+
 def test_data_without_labels_or_with_others_are_refused(tmp_path):
     picture(tmp_path / "flat" / "a.png", 9)
     with pytest.raises(DataError, match="would lie in folders, one a class"):

@@ -49,6 +49,22 @@ def test_the_certificate_given_labels_passes_exact_draws_of_those_labels_alone(t
     assert said == ("held_out.npz" if given == "none" else "held_out.npz, given its labels")
 
 
+def test_the_certificate_shows_each_class_and_finds_the_one_that_is_wrong(tmp_path, monkeypatch):
+    def one_wrong(x, times):
+        u, z = side(x, times), x[:, :2]
+        wrong = times[:, 3:] == 1
+        return torch.where(wrong, z - (z - u).mean(0, keepdim=True), u)  # draws of class 1 without their spread
+
+    x, labels = points(1024)
+    np.savez(tmp_path / "held_out.npz", x=x.numpy(), labels=labels.numpy())
+    monkeypatch.setattr(Sampler, "from_pretrained", lambda model: Sampler(one_wrong, SPEC, torch.device("cpu")))
+    report = certify_model("sides", str(tmp_path / "held_out.npz"), out=tmp_path / "found", labelled=True)
+    by_class = {name: [f for f in report.certificate.findings if f.measure.endswith(f" of {name}")] for name in "01"}
+    assert all(abs(found.estimate.value - 0.9) < 0.05 for found in by_class["0"])
+    assert all(found.estimate.value < 0.5 for found in by_class["1"])
+    assert all(found.tolerance is None for found in by_class["0"])
+
+
 def test_labels_for_a_model_without_classes_are_refused(tmp_path):
     with pytest.raises(InvalidArgumentError, match="labelled: digits has no classes"):
         certify_model("digits", out=tmp_path / "x", labelled=True)
