@@ -41,7 +41,7 @@ def export(
         str | None, typer.Option(help="With --whole: the one class that it draws, by number or name. Default: all.")
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels", help="With --whole: a second input, labels [b], says which classes to draw.")
+        bool, typer.Option("--labels", help="With --whole: a second input, labels, says which class each sample is of.")
     ] = False,
     guidance: Annotated[float, typer.Option(help="With --label or --labels: classifier-free guidance.")] = 1.0,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),

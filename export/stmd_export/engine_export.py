@@ -7,9 +7,9 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, final
 
 import torch
 
@@ -30,7 +30,7 @@ from stmd_sdk.locks import locked
 from stmd_sdk.models.artefact import Artefact, Precision, read_onnx
 from stmd_sdk.models.spec import ModelSpec
 
-from .engine import MIN_OPSET, build, check_architectures
+from .engine import MIN_OPSET, BuiltEngine, build, check_architectures
 from .onnx_export import report_path, versions
 from .parity import network_parity
 from .staging import staged
@@ -71,21 +71,10 @@ def export_engine(
         )
     name, trt = load_flavour(flavour)
     check_architectures(name, trt, architectures)
-    sha256 = sha256_of_file(onnx_file)
-    key = engine_key(sha256, name, trt.__version__, batch, architectures)
-    kept = (default_cache() if cache is None else cache) / f"{key}.engine"
+    order = _Order(onnx_file, sha256_of_file(onnx_file), name, trt, batch, architectures)
+    kept = (default_cache() if cache is None else cache) / f"{order.key}.engine"
     with locked(target):
-        try:
-            with locked(kept, patience=math.inf):
-                if force or not _is_of(kept, sha256, name, trt.__version__, batch):
-                    _build_into(kept, onnx_file, sha256, name, trt, batch, architectures, say)
-                else:
-                    say("the engine is in the cache")
-                engine, manifest = kept.read_bytes(), manifest_path(kept).read_bytes()
-        except OSError as error:
-            raise OutputError(
-                f"cannot write in the cache {kept.parent}: {error.strerror or error}; choose another with --cache-dir"
-            ) from error
+        engine, manifest = _cached(kept, order, force, say)
         with staged(target) as stage:
             (stage / target.name).write_bytes(engine)
             manifest_path(stage / target.name).write_bytes(manifest)
@@ -108,8 +97,46 @@ def engine_key(
     return sha256_of(json.dumps(facts, sort_keys=True).encode())
 
 
-def _is_of(engine: Path, onnx_sha256: str, flavour: str, tensorrt: str, batch: BatchProfile) -> bool:
-    """Whether a cached engine is there, is what its JSON says, and is the one that its key asks for.
+@final
+@dataclass(frozen=True)
+class _Order:
+    """The engine that is asked for: of which ONNX file, which was as its digest says, by which builder, for what."""
+
+    onnx_file: Path
+    onnx_sha256: str
+    flavour: str
+    trt: Any
+    batch: BatchProfile
+    architectures: tuple[str, ...]
+
+    @property
+    def tensorrt(self) -> str:
+        """The builder's version."""
+        return self.trt.__version__
+
+    @property
+    def key(self) -> str:
+        """Where the engine is kept."""
+        return engine_key(self.onnx_sha256, self.flavour, self.tensorrt, self.batch, self.architectures)
+
+
+def _cached(kept: Path, order: _Order, force: bool, say: Callable[[str], None]) -> tuple[bytes, bytes]:
+    """The engine and its JSON from the cache, built into it first if it is not there yet."""
+    try:
+        with locked(kept, patience=math.inf):
+            if force or not _is_of(kept, order):
+                _build_into(kept, order, say)
+            else:
+                say("the engine is in the cache")
+            return kept.read_bytes(), manifest_path(kept).read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in the cache {kept.parent}: {error.strerror or error}; choose another with --cache-dir"
+        ) from error
+
+
+def _is_of(engine: Path, order: _Order) -> bool:
+    """Whether a cached engine is there, is what its JSON says, and is the one that is ordered.
 
     A cache may be shared, and another model's engine and JSON fit each other as well.
     """
@@ -118,53 +145,61 @@ def _is_of(engine: Path, onnx_sha256: str, flavour: str, tensorrt: str, batch: B
     except CheckpointError:
         return False
     found = manifest.onnx_sha256, manifest.flavour, manifest.tensorrt, manifest.batch
-    return found == (onnx_sha256, flavour, tensorrt, batch)
+    return found == (order.onnx_sha256, order.flavour, order.tensorrt, order.batch)
 
 
-def _build_into(
-    kept: Path, onnx_file: Path, onnx_sha256: str, flavour: str, trt: Any, batch: BatchProfile,
-    architectures: tuple[str, ...], say: Callable[[str], None],
-) -> None:  # fmt: skip
-    started = time.monotonic()
-    spec, artefact = read_onnx(onnx_file)
-    timing = kept.parent / f"timing-{flavour}-{trt.__version__}.bin"
-    values = asdict(ModelSpec.from_json(spec, str(onnx_file)))
-    decoder = artefact.kind == "sampler" and values["codec"]["kind"] == "latents"
+def _build_into(kept: Path, order: _Order, say: Callable[[str], None]) -> None:
+    """Build the engine, compare it where it can be run, and keep it with the JSON that says so."""
+    started, file = time.monotonic(), order.onnx_file
+    text, artefact = read_onnx(file)
+    spec = asdict(ModelSpec.from_json(text, str(file)))
+    timing = kept.parent / f"timing-{order.flavour}-{order.tensorrt}.bin"
     built = build(
-        onnx_file, flavour, trt, kind=artefact.kind, precision=artefact.precision, decoder=decoder, batch=batch,
-        architectures=architectures, timing_cache=timing.read_bytes() if timing.is_file() else b"", say=say,
-    )  # fmt: skip
-    if sha256_of_file(onnx_file) != onnx_sha256:
-        raise CheckpointError(f"{onnx_file}: was replaced while its engine was built; export it again")
-
-    def manifest(verified: bool, why: str, parity: dict[str, Any]) -> str:
-        return EngineManifest(
-            sha256=sha256_of(built.data),
-            flavour=flavour,
-            tensorrt=trt.__version__,
-            architectures=tuple(name.lower() for name in architectures) or _architectures_here(flavour),
-            batch=batch,
-            artefact=artefact,
-            onnx_sha256=onnx_sha256,
-            verified=verified,
-            why=why,
-            flags=built.flags,
-            layers=built.layers,
-            made_with={**versions(), flavour: trt.__version__},
-            seconds=round(time.monotonic() - started, 2),
-        ).to_json(values, parity)
-
+        file,
+        order.flavour,
+        order.trt,
+        kind=artefact.kind,
+        precision=artefact.precision,
+        decoder=artefact.kind == "sampler" and spec["codec"]["kind"] == "latents",
+        batch=order.batch,
+        architectures=order.architectures,
+        timing_cache=timing.read_bytes() if timing.is_file() else b"",
+        say=say,
+    )
+    if sha256_of_file(file) != order.onnx_sha256:
+        raise CheckpointError(f"{file}: was replaced while its engine was built; export it again")
+    why = _cannot_run(artefact, order.architectures)
+    manifest = _manifest(order, built, artefact, why, time.monotonic() - started)
     with staged(kept) as stage:
         if built.timing_cache:
             (stage / timing.name).write_bytes(built.timing_cache)
         engine = stage / kept.name
         engine.write_bytes(built.data)
-        why = _cannot_run(artefact, architectures)
-        manifest_path(engine).write_text(manifest(False, why, _parity_of(onnx_file)))
+        manifest_path(engine).write_text(manifest.to_json(spec, _parity_of(file)))
         if not why:
             say("comparing the engine with its ONNX graph")
-            found = _engine_parity(engine, onnx_file, artefact.precision, batch)
-            manifest_path(engine).write_text(manifest(True, "", found))
+            found = _engine_parity(engine, file, artefact.precision, order.batch)
+            proven = replace(manifest, verified=True, seconds=round(time.monotonic() - started, 2))
+            manifest_path(engine).write_text(proven.to_json(spec, found))
+
+
+def _manifest(order: _Order, built: BuiltEngine, artefact: Artefact, why: str, seconds: float) -> EngineManifest:
+    """What the JSON of an engine says before it was compared: ``why`` it cannot be, if so."""
+    return EngineManifest(
+        sha256=sha256_of(built.data),
+        flavour=order.flavour,
+        tensorrt=order.tensorrt,
+        architectures=tuple(name.lower() for name in order.architectures) or _architectures_here(order.flavour),
+        batch=order.batch,
+        artefact=artefact,
+        onnx_sha256=order.onnx_sha256,
+        verified=False,
+        why=why,
+        flags=built.flags,
+        layers=built.layers,
+        made_with={**versions(), order.flavour: order.tensorrt},
+        seconds=round(seconds, 2),
+    )
 
 
 def _architectures_here(flavour: str) -> tuple[str, ...]:

@@ -84,13 +84,7 @@ def export_onnx(
     """
     started = time.monotonic()
     runtime()  # parity needs it: say that it is missing before the work
-    path = resolve_model(model)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")
-    weights = sha256_of_file(path)
-    spec, module = load_model(path)
-    if sha256_of_file(path) != weights:
-        raise CheckpointError(f"{path}: was replaced while it was loaded; export it again")
+    weights, spec, module = _loaded(resolve_model(model))
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
     times = _checked_times(trained, whole)
     spec.codec.prepare(spec.shape)
@@ -112,18 +106,37 @@ def export_onnx(
             artefact = _write(graph, file, spec, artefact)
             say("comparing with the trained network")
             parity = _parity(trained, cast, file, artefact, batch)
-            report = {
-                "file": file.name,
-                "sha256": sha256_of_file(file),
-                "artefact": json.loads(artefact.to_json()),
-                "spec": json.loads(spec.to_json()),
-                "operators": found,
-                "parity": parity.to_dict(),
-                "made_with": versions(),
-                "seconds": round(time.monotonic() - started, 2),
-            }
-            report_path(file).write_text(json.dumps(report, indent=2, sort_keys=True))
+            seconds = time.monotonic() - started
+            report_path(file).write_text(_report(file, spec, artefact, found, parity, seconds))
     return target
+
+
+def _loaded(path: Path) -> tuple[str, ModelSpec, nn.Module]:
+    """A checkpoint: its digest, its spec and its network."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")
+    weights = sha256_of_file(path)
+    spec, module = load_model(path)
+    if sha256_of_file(path) != weights:
+        raise CheckpointError(f"{path}: was replaced while it was loaded; export it again")
+    return weights, spec, module
+
+
+def _report(
+    file: Path, spec: ModelSpec, artefact: Artefact, operators: dict[str, Any], parity: Parity, seconds: float
+) -> str:
+    """The JSON beside an ONNX file."""
+    facts = {
+        "file": file.name,
+        "sha256": sha256_of_file(file),
+        "artefact": json.loads(artefact.to_json()),
+        "spec": json.loads(spec.to_json()),
+        "operators": operators,
+        "parity": parity.to_dict(),
+        "made_with": versions(),
+        "seconds": round(seconds, 2),
+    }
+    return json.dumps(facts, indent=2, sort_keys=True)
 
 
 def report_path(file: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import sys
 import unicodedata
@@ -51,7 +52,17 @@ def run_command(app: typer.Typer, *arguments: list[str], prog_name: str | None =
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(app.info.help, str):
+        app.info.help = _unwrapped(app.info.help)
+    for command in app.registered_commands:
+        command.help = _unwrapped(getattr(command.callback, "__doc__", None) or "")
     app(*arguments, prog_name=prog_name)
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring as help, a line a paragraph, which the terminal's width wraps; examples stay line by line."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith(("\b", "[dim]")) else " ".join(one.splitlines()) for one in paragraphs)
 
 
 @contextmanager

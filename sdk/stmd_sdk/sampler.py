@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -13,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_integer
-from .diffusion.labelled import Labels, check_guidance
-from .diffusion.loop import Steps, reverse_sde, time_grid, times_of_rows
+from .diffusion.labelled import Labels
+from .diffusion.loop import Steps, reverse_sde
 from .diffusion.network import Network
 from .diffusion.noise import Noise
 from .diffusion.posterior import Posterior
@@ -27,11 +26,11 @@ from .inference.summary import posterior_summary
 from .models.checkpoint import resolve_model
 from .models.spec import ModelSpec
 from .operators import LinearOperator, check_measurement
-from .progress import progress_bar
 from .runs.captured import CapturedRun
-from .runs.chunks import chunked, in_chunks, rows_at_once
+from .runs.chunks import chunked
+from .runs.drawing import draw_samples
 from .runs.eager import EagerRun
-from .runs.inputs import BUCKET, check_samples, noise_of, state_of, whole_buckets
+from .runs.inputs import earlier, noise_of, state_of
 from .runs.opening import open_model
 from .runs.run import Run
 
@@ -46,6 +45,8 @@ class Sampler:
     ``network`` is any :class:`Network`; use :meth:`from_pretrained` unless you bring your own. ``guides`` are
     functions from Posterior to Posterior, applied in their order to the model's own wherever it is drawn from.
     ``captured`` is the same network as recorded whole runs, which ``sample`` takes where it can.
+
+    The options that methods share are said at :meth:`sample`; where states are given, labels are one for each.
     """
 
     network: Network
@@ -73,8 +74,7 @@ class Sampler:
         ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
         ``compile`` passes a .safetensors model through ``torch.compile``: a first call takes up to a minute.
         On CUDA, ``sample`` of a .safetensors model captures whole runs without guides, of up to 128 evaluations, as
-        CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off; on the CPU and for
-        other files, where nothing is captured, it has no effect.
+        CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off.
         """
         path = resolve_model(name_or_path)
         network, spec, on, captured = open_model(path, device, dtype, compile=compile, eager=eager)
@@ -108,22 +108,18 @@ class Sampler:
         each evaluation is two, without + w (with - without) the labels: above 1 a class's samples are more like each
         other than the data's, and no longer draws of the model's law.
         """
-        times = self._times(inference_steps, mean_flow_steps)
-        fitting = rows_at_once(self.spec.shape, self.device)
-        size = fitting if batch_size is None else check_integer("batch_size", batch_size, 1)
+        times = self.spec.grid(inference_steps, mean_flow_steps)
+        noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
+        if batch_invariant and isinstance(seed, Noise):
+            raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
         self.spec.codec.prepare(self.spec.shape)
-        noise, kept = self._noise(seed, n, labels, guidance, first=first), slice(None)
-        if batch_invariant:
-            if isinstance(seed, Noise):
-                raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
-            noise, kept, size = *whole_buckets(noise), BUCKET
-        with progress_bar("sampling", math.ceil(len(noise) / size) * (len(times) - 1), "step", progress) as advance:
-            run: Run = EagerRun(lambda steps: self._posterior(steps, guidance), self.spec, advance)
+
+        def run(most: int, advance: Callable[[], None]) -> Run:
             if self.captured is not None and not self.guides and self.captured.fits(times, mean_flow_steps):
-                run = replace(self.captured, most=size, advance=advance, guidance=guidance)
-            shrink = batch_size is None and not batch_invariant
-            drawn = in_chunks(lambda rows: run(noise[rows], times, mean_flow_steps), len(noise), size, shrink=shrink)
-        return check_samples(drawn[kept])
+                return replace(self.captured, most=most, advance=advance, guidance=guidance)
+            return EagerRun(lambda steps: self._posterior(steps, guidance), self.spec, advance)
+
+        return draw_samples(run, noise, times, mean_flow_steps, self.spec.shape, batch_size, batch_invariant, progress)
 
     def trajectory(
         self,
@@ -140,8 +136,8 @@ class Sampler:
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
-        times = self._times(inference_steps, mean_flow_steps)
-        noise = self._noise(seed, n, labels, guidance, first=first)
+        times = self.spec.grid(inference_steps, mean_flow_steps)
+        noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
         posterior = self._posterior(mean_flow_steps, guidance)
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
 
@@ -158,14 +154,10 @@ class Sampler:
     ) -> Float[Tensor, "b *d"]:
         """One step of the reverse SDE: x_s ~ p(x_s | x_t), 0 <= s <= t <= 1, t > 0.
 
-        ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step. ``labels``
-        and ``guidance`` are those of :meth:`sample`, one label a state.
+        ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
         """
         x_t, t = state_of(x_t, t, self.spec, self.device)
-        s = times_of_rows(s, len(x_t), self.device)
-        if not bool(((s >= 0) & (s <= t)).all()):
-            raise InvalidArgumentError("s must lie in [0, t]")
-        noise = self._noise(seed, len(x_t), labels, guidance)
+        s, noise = earlier(s, t), noise_of(seed, len(x_t), self.spec, self.device, labels, guidance)
         x_0 = self._posterior(mean_flow_steps, guidance)(x_t, t, noise.fold(1))
         return self.spec.schedule.bridge(x_0, x_t, t, s, noise.fold(2).normal(*self.spec.shape))
 
@@ -182,12 +174,11 @@ class Sampler:
     ) -> Float[Tensor, "draws b *d"]:
         """``draws`` draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded).
 
-        STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal. ``labels`` and
-        ``guidance`` are those of :meth:`sample`, one label a state.
+        STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal.
         """
         x_t, t = state_of(x_t, t, self.spec, self.device)
         draws = check_integer("draws", draws, 1)
-        noise = self._noise(seed, len(x_t), labels, guidance).fold(1).draws(draws)
+        noise = noise_of(seed, len(x_t), self.spec, self.device, labels, guidance).fold(1).draws(draws)
         posterior = chunked(self._posterior(mean_flow_steps, guidance))
         x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
@@ -228,15 +219,10 @@ class Sampler:
         exact as they grow also where the posterior has several modes, and estimate the evidence; ``steps`` is then
         the most couplings, 100 by default, and the starts cost N x M more.
         """
+        prior, noise = self._prior(mean_flow_steps, "gibbs"), noise_of(seed, draws, self.spec, self.device, labels)
+        times, m = self.spec.grid(None, mean_flow_steps), mean_flow_steps
         return gibbs_draws(
-            self._prior(mean_flow_steps, "gibbs"),
-            log_likelihood,
-            self._noise(seed, draws, labels),
-            self._times(None, mean_flow_steps),
-            steps=steps,
-            resample=resample,
-            mean_flow_steps=mean_flow_steps,
-            progress=progress,
+            prior, log_likelihood, noise, times, steps=steps, resample=resample, mean_flow_steps=m, progress=progress
         )
 
     def chain(
@@ -262,8 +248,8 @@ class Sampler:
         noise to; None takes conditional noising for a linear :class:`Measurement` with Gaussian noise, and five
         times from 0.8 to 0.1 for all others. Draws of pixels are clamped as the data are.
         """
-        prior, noise = self._prior(mean_flow_steps, "chain"), self._noise(seed, chains, labels)
-        times = self._times(inference_steps, mean_flow_steps)
+        prior, noise = self._prior(mean_flow_steps, "chain"), noise_of(seed, chains, self.spec, self.device, labels)
+        times = self.spec.grid(inference_steps, mean_flow_steps)
         begin = times if start is None else state_of(start, 1.0, self.spec, self.device)[0]
         return chain_draws(
             prior, log_likelihood, noise, begin, steps=steps, levels=levels, tempering=tempering, progress=progress
@@ -287,27 +273,11 @@ class Sampler:
         Costs N x M evaluations a particle. ``tempering`` is the share of effective particles that the reward's
         rising power may leave, or the powers themselves, one a step and 1 at last.
         """
+        prior, noise = self._prior(mean_flow_steps, "steer"), noise_of(seed, particles, self.spec, self.device, labels)
+        times = self.spec.grid(inference_steps, mean_flow_steps)
         return steered_draws(
-            self._prior(mean_flow_steps, "steer"),
-            reward,
-            self._noise(seed, particles, labels),
-            self._times(inference_steps, mean_flow_steps),
-            resample_below=resample_below,
-            tempering=tempering,
-            progress=progress,
+            prior, reward, noise, times, resample_below=resample_below, tempering=tempering, progress=progress
         )
-
-    def _noise(
-        self, seed: int | Noise | None, n: int, labels: Labels, guidance: float = 1.0, *, first: int = 0
-    ) -> Noise:
-        noise = noise_of(seed, n, first, self.device, labels, self.spec.classes)
-        check_guidance(guidance, self.spec.classes, noise)
-        return noise
-
-    def _times(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
-        times = time_grid(self.spec.default_inference_steps if inference_steps is None else inference_steps)
-        self.spec.check_steps(len(times) - 1, mean_flow_steps)
-        return times
 
     def _posterior(self, mean_flow_steps: int, guidance: float = 1.0) -> Posterior:
         self.spec.check_steps(1, mean_flow_steps)
@@ -323,9 +293,8 @@ class Sampler:
                 f"{what} corrects the model's own draws: start from the sampler without guides, and give the "
                 "measurement as its likelihood"
             )
-        spec = self.spec
+        spec, posterior = self.spec, chunked(self._posterior(mean_flow_steps))
         if not spec.objective.draws:
             known = f"a model of objective {spec.objective.kind!r} knows one point"
             raise InvalidArgumentError(f"{what} needs draws of p(x_0 | x_t); {known}")
-        posterior = chunked(self._posterior(mean_flow_steps))
         return Prior(posterior, spec.schedule, spec.codec, spec.shape, spec.sigma_data, self.device)

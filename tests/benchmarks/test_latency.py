@@ -1,7 +1,6 @@
 """The latency benchmark: its arithmetic, its table, its grid, and one small run of the command."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -90,19 +89,20 @@ def test_a_run_with_nothing_left_says_so(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_small_run_writes_what_it_prints(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "latency.py", "--models", "digits", "--batches", "2"]
-    command += ["--steps", "1", "--rounds", "3", "--threads", "1", "--device", "cpu", "--backends", "eager", "loop"]
-    command += ["ddim", "--out", tmp_path / "x.json", "--plot", tmp_path / "x.png"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("CPU")
+def test_a_small_run_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    arguments = "--models digits --batches 2 --steps 1 --rounds 3 --threads 1 --device cpu --backends eager loop ddim"
+    outputs = ["--out", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png")]
+    monkeypatch.setattr(sys, "argv", ["latency.py", *arguments.split(), *outputs])
+    latency.main()
+    printed = capsys.readouterr().out
+    assert printed.startswith("CPU")
     found = json.loads((tmp_path / "x.json").read_text())
     names = ["eager", "eager, bare", "plain loop", "diffusers ddim, 1 steps"]
     assert [row["contender"] for row in found["rows"]] == names
     for row in found["rows"]:
         assert row["rounds"] == 3
         assert 0 < row["seconds"]["median"] <= row["seconds"]["p95"] <= row["seconds"]["p99"]
-        assert f"{row['seconds']['median'] * 1e3:.4g} ms" in run.stdout
+        assert f"{row['seconds']['median'] * 1e3:.4g} ms" in printed
         assert 0 < row["of_floor"] < 1
     assert found["environment"]["threads"] == 1
     assert (tmp_path / "x.png").stat().st_size > 10_000

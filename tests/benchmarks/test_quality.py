@@ -8,11 +8,11 @@ import quality
 import torch
 from solvers import ddim, dpm_solver
 
+from stmd_sdk.diffusion.loop import time_grid
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.schedule import expand
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.sampler import time_grid
 
 SCHEDULE, DEVIATION = VPSchedule(), 0.5
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stmd_export import Whole, export_onnx, onnx_export
+from stmd_sdk import Noise, Sampler
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.models.checkpoint import save_model
@@ -87,3 +88,19 @@ def quick_trace(exported, monkeypatch):
     del model.metadata_props[:]
     monkeypatch.setattr(onnx_export, "trace_network", lambda *_: model)
     return model
+
+
+def _difference(path, file, b=5):
+    """The largest difference of u between a checkpoint and its export, at a batch that export did not try."""
+    eager, session = (Sampler.from_pretrained(source, device="cpu") for source in (path, file))
+    spec, noise = eager.spec, Noise.of(9, b)
+    x, times = noise.fold(0).normal(spec.in_channels, *spec.shape[1:]), noise.fold(1).uniform(spec.times)
+    u = eager.network(x, times)
+    assert u.std() > 0.05  # else the comparison would say nothing
+    return float((u - session.network(x, times)).abs().max())
+
+
+@pytest.fixture
+def difference():
+    """A function of a checkpoint and its export: the largest difference of their u."""
+    return _difference

@@ -1,5 +1,6 @@
 """The terminal gets text as it is: no markup, no emoji by name, no control characters, whatever its encoding."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import typer
 
 from stmd_sdk import CheckpointError, Noise
-from stmd_sdk.console import exit_on_error, plain, say, say_error
+from stmd_sdk.console import exit_on_error, plain, run_command, say, say_error
 
 COMMANDS = {
     "stmd": "stmd_sdk.cli.app",
@@ -137,3 +138,30 @@ def test_memory_runs_out_in_three_libraries_and_nothing_else_is_taken_for_it():
 def test_every_command_is_here():
     for module in COMMANDS.values():
         assert callable(import_module(module).main)
+
+
+@pytest.mark.parametrize("columns", [50, 90, 160])
+def test_help_is_wrapped_by_the_terminal_alone(columns, monkeypatch, capsys):
+    def speak() -> None:
+        """Say it.
+
+        One paragraph of many words, broken by its author where an editor of source code breaks lines at a hundred and
+        twenty columns, is one line to a terminal.
+
+        \b
+        first example
+        second example
+        """
+
+    app = typer.Typer(add_completion=False)
+    app.command()(speak)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        run_command(app, ["--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    start, end = (next(i for i, line in enumerate(lines) if line.startswith(word)) for word in ("One", "first example"))
+    paragraph = [line for line in lines[start:end] if line]
+    # No line ends before the first word of the next would not have fitted.
+    for line, below in itertools.pairwise(paragraph):
+        assert len(line) + 1 + len(below.split()[0]) > columns - 2
+    assert lines[end + 1] == "second example"

@@ -77,7 +77,9 @@ def test_a_share_of_the_rows_is_hidden_and_all_others_have_their_own_labels():
 
 
 def test_who_asks_for_a_class_gets_it_and_who_asks_for_none_gets_all(tmp_path):
-    recipe = recipe_of(*OBJECTIVES["stmd"], "steps=300", "batch_size=128", "unlabelled_share=0.2", "ema=0.98")
+    rarely = "checkpoint_every=300", "log_every=300"
+    settings = "steps=300", "batch_size=128", "unlabelled_share=0.2", "ema=0.98", *rarely
+    recipe = recipe_of(*OBJECTIVES["stmd"], *settings)
     sampler = Sampler.from_pretrained(TrainingRun(recipe, three_spots(), tmp_path)(progress=False), device="cpu")
     assert sampler.spec.classes.names == ("left", "middle", "right")
     labels = torch.arange(300) % 3

@@ -76,26 +76,7 @@ class Recipe:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        positive = (
-            "steps",
-            "batch_size",
-            "microbatches",
-            "learning_rate",
-            "clip_norm",
-            "t_power",
-            "checkpoint_every",
-            "sample_every",
-            "log_every",
-        )
-        for key in positive:
-            if not 0 < getattr(self, key) < math.inf:
-                raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
-        for key in ("warmup_steps", "seed"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
-        for key in ("ema", "unlabelled_share"):
-            if not 0 <= getattr(self, key) < 1:
-                raise InvalidArgumentError(f"{key}: must lie in [0, 1), got {getattr(self, key)}")
+        self._check_numbers()
         _ = self.conditioning  # raises for classes that are none
         if not self.classes and (self.class_names, self.unlabelled_share) != ((), Recipe.unlabelled_share):
             raise InvalidArgumentError("class_names and unlabelled_share: need classes, as in classes = 10")
@@ -116,6 +97,28 @@ class Recipe:
                 "energy_score, t_power, error_of and learned_weights: only objective 'stmd' has them, "
                 f"not {self.objective.kind!r}"
             )
+
+    def _check_numbers(self) -> None:
+        positive = (
+            "steps",
+            "batch_size",
+            "microbatches",
+            "learning_rate",
+            "clip_norm",
+            "t_power",
+            "checkpoint_every",
+            "sample_every",
+            "log_every",
+        )
+        for key in positive:
+            if not 0 < getattr(self, key) < math.inf:
+                raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
+        for key in ("warmup_steps", "seed"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
+        for key in ("ema", "unlabelled_share"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InvalidArgumentError(f"{key}: must lie in [0, 1), got {getattr(self, key)}")
 
     @property
     def conditioning(self) -> Classes | None:

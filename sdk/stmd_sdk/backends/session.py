@@ -50,14 +50,9 @@ def open_session(
     # Planning which values share memory takes the square of the nodes: most of the opening of a whole sampler.
     # Values are still freed after their last use, so neither the memory in use nor the speed changes.
     options.enable_mem_reuse = False
-    if cuda is None:
-        providers: list[str | tuple[str, dict[str, str]]] = [CPU]
-    else:
-        if not has_cuda_provider():
-            raise DeviceError(
-                "CUDA was asked for, but the installed onnxruntime has no CUDA provider: "
-                "pip uninstall -y onnxruntime && pip install 'stmd-sdk[onnx-gpu]'"
-            )
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+    if cuda is not None:
+        _check_cuda_provider()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         providers = [(CUDA, cuda)]
     if graph is not None:  # where weights are that a message could not hold
@@ -81,6 +76,14 @@ def open_session(
 def has_cuda_provider() -> bool:
     """Whether the installed ONNX Runtime was built with CUDA; that it can start there is another matter."""
     return CUDA in runtime().get_available_providers()
+
+
+def _check_cuda_provider() -> None:
+    if not has_cuda_provider():
+        raise DeviceError(
+            "CUDA was asked for, but the installed onnxruntime has no CUDA provider: "
+            "pip uninstall -y onnxruntime && pip install 'stmd-sdk[onnx-gpu]'"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -45,8 +45,14 @@ class LatentIndex:
     count: int | None = None
 
     def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InvalidArgumentError(f"split must be 'train' or 'test', got {self.split!r}")
         check_integer("shard_size", self.shard_size, 1)
         check_integer("size", self.size, 1)
+        if self.size % self.codec.factor:
+            raise InvalidArgumentError(
+                f"size: must be a multiple of the VAE's factor {self.codec.factor}, got {self.size}"
+            )
         if self.count is not None:
             check_integer("count", self.count, 1)
 
@@ -83,14 +89,8 @@ def cache_latents(
     its rounding of 5e-4 is far below the posterior's own deviation. Each shard is written whole or not at all.
     Raises :class:`DataError` if the folder holds latents of anything else.
     """
-    if split not in SPLITS:
-        raise InvalidArgumentError(f"split must be 'train' or 'test', got {split!r}")
-    if size % codec.factor or size < codec.factor:
-        raise InvalidArgumentError(f"size: must be a multiple of the VAE's factor {codec.factor}, got {size}")
-    digest = sha256_of_file(weights_file(codec.vae))
-    if codec.sha256 not in (None, digest):
-        raise DataError(f"{codec.vae}: its weights have the SHA-256 {digest}, not {codec.sha256}")
-    index = LatentIndex(source, split, size, seed, shard_size, replace(codec, sha256=digest))
+    index = LatentIndex(source, split, size, seed, shard_size, codec)
+    index = replace(index, codec=_identified(codec))
     with locked(folder / INDEX, folder):
         done = _resume(folder, index)
         if done is None:
@@ -107,6 +107,14 @@ def cache_latents(
             raise DataError(f"{source}: has no pictures in its {split} split")
         _write_index(folder, replace(index, count=total))
     return total
+
+
+def _identified(codec: LatentCodec) -> LatentCodec:
+    """The codec with the digest of its weights, which is the one that it names, if it names any."""
+    digest = sha256_of_file(weights_file(codec.vae))
+    if codec.sha256 not in (None, digest):
+        raise DataError(f"{codec.vae}: its weights have the SHA-256 {digest}, not {codec.sha256}")
+    return replace(codec, sha256=digest)
 
 
 def _encode(

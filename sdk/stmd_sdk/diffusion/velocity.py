@@ -55,9 +55,14 @@ class NetworkVelocity:
     target: AbstractTarget
     output: Output = "velocity"
 
+    @staticmethod
+    def times(r: Float[Tensor, " b"], tau: Float[Tensor, " b"], t: Float[Tensor, " b"]) -> Float[Tensor, "b 3"]:
+        """(τ, τ - r, t): that trains better than (r, τ, t)."""
+        return torch.stack([tau, tau - r, t], dim=1)
+
     def __call__(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor, /) -> Tensor:
         """Pack the network's input and interpret its output."""
-        raw = self.network(torch.cat([z, x_t], dim=1), torch.stack([tau, tau - r, t], dim=1))
+        raw = self.network(torch.cat([z, x_t], dim=1), self.times(r, tau, t))
         match self.output, self.target:
             case "velocity", _:
                 return raw
@@ -77,9 +82,14 @@ class UnconditionalVelocity:
     network: Network
     output: Output = "velocity"
 
+    @staticmethod
+    def times(r: Float[Tensor, " b"], tau: Float[Tensor, " b"]) -> Float[Tensor, "b 2"]:
+        """(τ, τ - r)."""
+        return torch.stack([tau, tau - r], dim=1)
+
     def __call__(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor, /) -> Tensor:
         """Pack the network's input and interpret its output."""
-        raw = self.network(z, torch.stack([tau, tau - r], dim=1))
+        raw = self.network(z, self.times(r, tau))
         return raw if self.output == "velocity" else _velocity_towards(raw, z, tau)
 
 

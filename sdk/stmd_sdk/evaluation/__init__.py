@@ -1,7 +1,7 @@
 """How true a sampler's draws are: certificates, coverage, distances, Wasserstein bounds; and exact mixtures.
 
-May import the sampler and all below it. To add a measure: a function of joint draws in a module of its own, and a line
-where ``kernel.py`` or ``coverage.py`` lists what is measured.
+May import the sampler and all below it. To add a measure: a function of joint draws in ``calibration.py``, and what
+yields its finding where ``kernel.py`` or ``coverage.py`` lists what is measured.
 """
 
 from __future__ import annotations

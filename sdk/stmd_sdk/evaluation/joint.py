@@ -14,11 +14,10 @@ from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule
 from ..errors import InvalidArgumentError
+from ..runs.chunks import chunked
 
 __all__ = ["JointDraws", "check_data", "check_posterior", "check_times", "draw", "joint_draws"]
 
-NUMBERS = 2**18  # of one batch of x_t: 4096 rows in 64-D, 334 images of MNIST
-ROWS = 4096
 ROUNDING = 1e-2  # what one key's draws may differ by, relative: kernels that are not deterministic, low precision
 
 
@@ -56,15 +55,12 @@ def draw(
     posterior: Posterior, x_t: Float[Tensor, "n *d"], t: float, count: int, noise: Noise
 ) -> Float[Tensor, "K n *d"]:
     """``count`` draws for each x_t, in batches. Raises for draws of another shape and for NaN."""
-    keys = noise.draws(count)
-    size = max(1, min(ROWS, NUMBERS // x_t[0].numel()))
-    draws = x_t.new_empty(count, *x_t.shape)
-    for k in range(count):
-        for start in range(0, len(x_t), size):
-            x = x_t[start : start + size]
-            rows = slice(k * len(x_t) + start, k * len(x_t) + start + len(x))
-            draws[k, start : start + size] = _checked(posterior(x, x.new_full((len(x),), t), keys[rows]), x)
-    return draws
+
+    def checked(x: Tensor, times: Tensor, key: Noise, /) -> Tensor:
+        return _checked(posterior(x, times, key), x)
+
+    keys, n, times = noise.draws(count), len(x_t), x_t.new_full((len(x_t),), t)
+    return torch.stack([chunked(checked)(x_t, times, keys[k * n : (k + 1) * n]) for k in range(count)])
 
 
 def check_times(times: Sequence[float]) -> None:

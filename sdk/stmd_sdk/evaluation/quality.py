@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, final
@@ -27,6 +28,7 @@ from ..data.load import load_data
 from ..diffusion.classes import Classes
 from ..errors import DataError, InvalidArgumentError
 from ..files import written_whole
+from ..models.spec import ModelSpec
 from ..progress import progress_bar
 from ..sampler import Sampler
 from .by_class import ClassFigures, class_figures
@@ -82,6 +84,13 @@ class Reference:
         if self.real is None or self.rows is None:
             raise InvalidArgumentError("labelled: the reference was made without labels")
         return labels_for(self.real, classes)[self.rows]
+
+    def check_samples_of(self, spec: ModelSpec) -> None:
+        """Raise where the model's samples are of another shape than the data."""
+        if (drawn := spec.codec.decoded_shape(spec.shape)) != self.shape:
+            raise InvalidArgumentError(
+                f"{spec.name} draws samples of shape {list(drawn)}, {self.data} holds {list(self.shape)}"
+            )
 
     def measure(
         self,
@@ -152,25 +161,12 @@ def evaluate_model(
     runs = list(product(steps or (spec.default_inference_steps,), mean_flow_steps, seeds))
     for n, m, _ in runs:  # before the first set is drawn
         spec.check_steps(n, m)
-    if (drawn := spec.codec.decoded_shape(spec.shape)) != against.shape:
-        raise InvalidArgumentError(
-            f"{spec.name} draws samples of shape {list(drawn)}, {against.data} holds {list(against.shape)}"
-        )
+    against.check_samples_of(spec)
+    ask = partial(sampler.sample, labels=labels, guidance=guidance, batch_size=batch_size)
     rows: list[Quality] = []
     with progress_bar("evaluating", len(runs), "set", progress) as advance:
         for n, m, seed in runs:
-
-            def draw(count: int, n: int = n, m: int = m, seed: int = seed) -> Tensor:
-                return sampler.sample(
-                    count,
-                    inference_steps=n,
-                    mean_flow_steps=m,
-                    labels=labels,
-                    guidance=guidance,
-                    seed=seed,
-                    batch_size=batch_size,
-                )
-
+            draw = partial(ask, inference_steps=n, mean_flow_steps=m, seed=seed)
             rows.append(against.measure(draw, n, m, seed, labels))
             advance()
     return QualityReport(

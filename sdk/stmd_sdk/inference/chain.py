@@ -176,12 +176,8 @@ def metropolis(
     for k in count():
         step = noise.fold(k)
         if tempering is not None and beta < 1:
-            even = torch.zeros_like(values)
-            raised = next_temperature(even, values, beta, tempering)
-            weights = (raised - beta) * values
-            beta, log_evidence = raised, log_evidence + log_mean(weights)
-            rows = systematic(weights, step.fold(0))
-            x_0, values, roots = x_0[rows], values[rows], roots[rows]
+            rows, beta, gained = _tempered(values, beta, tempering, step.fold(0))
+            x_0, values, roots, log_evidence = x_0[rows], values[rows], roots[rows], log_evidence + gained
         t = noising.times(beta, step.fold(1))
         proposed = posterior(noising(x_0, t, step.fold(2)), t, step.fold(3))
         found = values_of(log_likelihood, proposed)
@@ -191,10 +187,20 @@ def metropolis(
         values = torch.where(accepted, found, values)
         refused = 0 if bool(accepted.any()) else refused + 1
         if refused == PATIENCE:
+            least = float(t.min())
             raise InferenceError(
-                f"none of {len(x_0)} chains accepted in {PATIENCE} steps at t from {float(t.min()):.3g} to "
+                f"none of {len(x_0)} chains accepted in {PATIENCE} steps at t from {least:.3g} to "
                 f"{float(t.max()):.3g} (log L is {float(values.max()):.4g} at best, proposals reach "
-                f"{float(found.max()):.4g}): noise less, as with levels=({float(t.min()) / 2:.2g}, "
-                f"{float(t.min()) / 4:.2g}), start from better samples, or leave tempering on"
+                f"{float(found.max()):.4g}): noise less, as with levels=({least / 2:.2g}, {least / 4:.2g}), "
+                "start from better samples, or leave tempering on"
             )
         yield ChainStep(x_0, values, t, accepted, roots, beta, log_evidence)
+
+
+def _tempered(
+    values: Float[Tensor, " b"], beta: float, share: float, noise: Noise
+) -> tuple[Int[Tensor, " b"], float, float]:
+    """The chains that go on, the power that ``share`` of them allow from ``beta`` on, and log E[L^Δβ]."""
+    raised = next_temperature(torch.zeros_like(values), values, beta, share)
+    weights = (raised - beta) * values
+    return systematic(weights, noise), raised, log_mean(weights)

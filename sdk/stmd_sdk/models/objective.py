@@ -81,9 +81,9 @@ class STMD:
         if self.bounded and measured.bound is None:
             raise InvalidArgumentError("bounded: needs a codec that has a range, as pixels do")
 
-    def times_at(self, tau: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """The times that the network takes: (τ, τ - r, t)."""
-        return tau, tau - r, t
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor) -> Tensor:
+        """The times that the network takes, as columns."""
+        return NetworkVelocity.times(r, tau, t)
 
     def flow_target(self, measured: Measured) -> AbstractTarget:
         """What the conditional flow generates."""
@@ -127,9 +127,9 @@ class MeanFlow:
         """Nothing but σ_d is measured."""
         _check_no_gaussians(measured)
 
-    def times_at(self, tau: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """The times that the network takes: (τ, τ - r)."""
-        return tau, tau - r
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor) -> Tensor:
+        """The times that the network takes, as columns."""
+        return UnconditionalVelocity.times(r, tau)
 
     def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> MeanFlowPosterior:
         """The map from x_1."""
@@ -162,9 +162,9 @@ class DDPM:
         """Nothing but σ_d is measured."""
         _check_no_gaussians(measured)
 
-    def times_at(self, tau: Tensor, r: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """The time that the network takes: t."""
-        return (t,)
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor) -> Tensor:
+        """The time that the network takes, as a column: t."""
+        return t[:, None]
 
     def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> PointPosterior:
         """The clipped point estimate."""

@@ -14,7 +14,7 @@ from ..codecs.codec import Codec
 from ..config import read_config, read_json
 from ..diffusion.classes import Classes
 from ..diffusion.labelled import LabelledPosterior
-from ..diffusion.loop import MAX_STEPS
+from ..diffusion.loop import MAX_STEPS, Steps, time_grid
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from ..diffusion.schedules import ScheduleConfig
@@ -86,6 +86,12 @@ class ModelSpec:
         check_integer("inference_steps", inference_steps, 1, MAX_STEPS)
         check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
         self.objective.check_steps(inference_steps, mean_flow_steps)
+
+    def grid(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
+        """The times from 1 to 0 that ``inference_steps`` ask for, or by default the model's; checked with M."""
+        times = time_grid(self.default_inference_steps if inference_steps is None else inference_steps)
+        self.check_steps(len(times) - 1, mean_flow_steps)
+        return times
 
     def build_network(self) -> nn.Module:
         """A freshly initialised network."""

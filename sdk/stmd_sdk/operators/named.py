@@ -26,24 +26,25 @@ def named_operator(
     """
     name, _, rest = text.partition(":")
     values = ([rest] if name == "mask" else rest.split(":")) if rest else []  # a file's name may have colons
+    found: tuple[LinearOperator, float] | None = None
     try:
         match name, [float(value) for value in values] if name != "mask" else values:
             case "mask", [file]:
-                return Mask(read_mask(Path(str(file)))), 0.0
+                found = Mask(read_mask(Path(str(file)))), 0.0
             case (("sr2" | "sr4" | "bicubic2" | "bicubic4"), []):
-                return (bicubic if name.startswith("bicubic") else average_pool)(shape, int(name[-1])), 0.0
+                found = (bicubic if name.startswith("bicubic") else average_pool)(shape, int(name[-1])), 0.0
             case "deblur", [*numbers] if len(numbers) <= 1:
-                return Blur.gaussian(*(numbers or [1.5])), BLUR_SIGMA  # type: ignore[reportArgumentType]
+                found = Blur.gaussian(*(numbers or [1.5])), BLUR_SIGMA  # type: ignore[reportArgumentType]
             case "motion", [*numbers] if len(numbers) <= 2:
                 length, angle = [*numbers, *[9.0, 0.0][len(numbers) :]]
-                return Blur.motion(int(length), float(angle)), BLUR_SIGMA
+                found = Blur.motion(int(length), float(angle)), BLUR_SIGMA
             case "gray", []:
                 if shape[0] != 3:
                     raise InvalidArgumentError(f"gray restores colour, and the model's images are {list(shape)}")
-                return Grayscale(), 0.0
+                found = Grayscale(), 0.0
             case _:
                 pass
     except ValueError as error:
         if isinstance(error, (InvalidArgumentError, DataError)):
             raise
-    return None
+    return found

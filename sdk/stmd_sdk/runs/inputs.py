@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..checks import check_integer
 from ..diffusion.classes import UNLABELLED, Classes
-from ..diffusion.labelled import Labels
+from ..diffusion.labelled import Labels, check_guidance
 from ..diffusion.loop import times_of_rows
 from ..diffusion.noise import Noise
 from ..diffusion.philox import fresh_seed
 from ..errors import InferenceError, InvalidArgumentError
 from ..models.spec import ModelSpec
 
-__all__ = ["BUCKET", "check_samples", "noise_of", "state_of", "whole_buckets"]
+__all__ = ["BUCKET", "check_samples", "earlier", "noise_of", "state_of", "whole_buckets"]
 
 BUCKET = 16  # rows of a batch-invariant evaluation
 logger = logging.getLogger("stmd_sdk")
@@ -26,22 +26,31 @@ logger = logging.getLogger("stmd_sdk")
 def noise_of(
     seed: int | Noise | None,
     n: int,
-    first: int,
+    spec: ModelSpec,
     device: torch.device,
     labels: Labels = None,
-    classes: Classes | None = None,
+    guidance: float = 1.0,
+    *,
+    first: int = 0,
 ) -> Noise:
-    """The key of samples ``first`` to ``first + n - 1`` and of their labels; without a seed a fresh one, reported."""
+    """The key of samples ``first`` to ``first + n - 1`` and of their labels; without a seed a fresh one, reported.
+
+    Raises :class:`InvalidArgumentError` for labels, or guidance towards them, that the model does not have.
+    """
     if isinstance(seed, Noise):
         if len(seed) != check_integer("n", n, 1):
             raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
         if first != 0:
             raise InvalidArgumentError("first goes with an integer seed; a Noise names its samples itself")
-        return _labelled(seed.to(device), labels, classes)
-    if seed is None:
-        seed = fresh_seed()
-        logger.info("drawing with fresh seed %d", seed)
-    return _labelled(Noise.of(seed, n, first=first, device=device), labels, classes)
+        key = seed.to(device)
+    else:
+        if seed is None:
+            seed = fresh_seed()
+            logger.info("drawing with fresh seed %d", seed)
+        key = Noise.of(seed, n, first=first, device=device)
+    key = _labelled(key, labels, spec.classes)
+    check_guidance(guidance, spec.classes, key)
+    return key
 
 
 def _labelled(noise: Noise, labels: Labels, classes: Classes | None) -> Noise:
@@ -85,6 +94,14 @@ def state_of(x_t: Any, t: Any, spec: ModelSpec, device: torch.device) -> tuple[T
         raise InvalidArgumentError("t must lie in (0, 1]")
     spec.objective.check_times(t)
     return x_t, t
+
+
+def earlier(s: Any, t: Tensor) -> Tensor:
+    """The times [b] in [0, t] that transitions from ``t`` [b] end at."""
+    s = times_of_rows(s, len(t), t.device)
+    if not bool(((s >= 0) & (s <= t)).all()):
+        raise InvalidArgumentError("s must lie in [0, t]")
+    return s
 
 
 def check_samples(samples: Tensor) -> Tensor:
