@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = Path(__file__).parent
 # Shares of the time: what is left after these is the training's.
 TESTS, LATENCY, JUDGEMENT = 0.12, 0.25, 0.2
+SMALL = 8  # the batch of the path that is tried on a CPU
 TIMED = 0.9  # of the time that a training is given, what its steps are planned to take
 
 
@@ -75,6 +76,7 @@ def measured_step(options: argparse.Namespace, cuda: bool) -> tuple[str, float |
     out: Path = options.out / "steps.json"
     command = [BENCHMARKS / "captured_training.py", "--recipes", options.recipe, "--precisions", "float32"]
     command += ["--device", options.device, "--out", out, "--steps", 25 if cuda else 1]
+    command += [] if cuda else ["--batches", SMALL]
     outcome = limited([str(word) for word in command], 90, options.out / "steps.txt")
     if not out.exists():
         return outcome, None
@@ -90,7 +92,8 @@ def parts(options: argparse.Namespace, started: float) -> Iterator[tuple[str, st
 
     command = ["-c", "from stmd_sdk.cli.app import main; main()", "doctor"]
     yield "Card", limited(command, 60, out / "doctor.txt"), ending(out / "doctor.txt", 30)
-    outcome = limited(["-m", "pytest", "-q", "-m", "gpu", "tests"], TESTS * whole, out / "tests.txt")
+    marked = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    outcome = limited(["-m", "pytest", "-q", "-m", "gpu", *marked], TESTS * whole, out / "tests.txt")
     yield "Tests marked gpu", outcome, ending(out / "tests.txt", 8)
     small = ["--models", "mnist", "--batches", "1", "--rounds", "3", "--backends", "eager", "ddim"]
     full = ["--models", "unet-mnist", "unet-cifar10", "--batches", "1", "16", "64", "256", "--steps", "4", "1"]
@@ -107,6 +110,7 @@ def parts(options: argparse.Namespace, started: float) -> Iterator[tuple[str, st
         command = ["-m", "stmd_training", options.recipe, "--data", options.data, "--out", str(out / "run"), "--quiet"]
         command += ["--restart", "--device", options.device, "--set", f"steps={steps}", "--set", "decay=cosine"]
         command += ["--set", "precision=float32", "--set", f"checkpoint_every={max(steps // 4, 1)}"]
+        command += [] if cuda else ["--set", f"batch_size={SMALL}"]
         outcome = limited(command, seconds, out / "train.txt")
         yield f"{steps} steps of {options.recipe}", outcome, ending(out / "train.txt", 4)
     if model.exists():
