@@ -23,7 +23,7 @@ from .steering import steered_sde
 
 __all__ = ["chain_draws", "gibbs_draws", "steered_draws"]
 
-MOST_LEVELS = 100
+MOST_LEVELS = 300
 
 
 def gibbs_draws(
