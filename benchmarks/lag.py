@@ -22,7 +22,7 @@ from stmd_sdk.inference.gibbs import WIDE, coupling_levels
 from stmd_sdk.operators import Blur, Mask, average_pool, box_mask, gaussian_projections
 
 SIGMA, SIDE = 0.1, 8
-WIDTHS = (10.0, 2.0, 1.0, 0.5, 0.3)
+WIDTHS = (10.0, 3.0, 2.0, 1.0, 0.5, 0.3)
 
 
 def problems() -> dict[str, tuple[Tensor, Tensor]]:

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..codecs.codec import LatentCodec
-from ..data.pictures import read_picture
+from ..data.pictures import read_mask, read_picture_as
 from ..diffusion.classes import parsed_label
 from ..diffusion.noise import Noise
 from ..diffusion.philox import fresh_seed
-from ..errors import DataError, InvalidArgumentError
+from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
 from ..images import grid
 from ..inference.summary import PosteriorSummary, posterior_summary
@@ -110,7 +110,7 @@ class Restorer:
         shape = self.sampler.spec.codec.decoded_shape(self.sampler.spec.shape)
         operator, usual = parse_operator(self.damage.operator, shape)
         sigma = self.how.sigma(self.damage.sigma, usual)
-        y = _read_as(image, shape if self.damage.simulate else _measured(operator, shape))[None]
+        y = read_picture_as(image, shape if self.damage.simulate else _measured(operator, shape))[None]
         if self.damage.simulate:
             clean = operator.A(y)
             y = clean + sigma * Noise.of(self.seed, 1).fold(0).normal(*clean.shape[1:])
@@ -181,7 +181,7 @@ def restored_file(
 
 def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, float]:
     """The operator that ``text`` names for images of ``shape`` [c, h, w], and the usual sigma of its noise."""
-    named = named_operator(text, shape, lambda path: _read_mask(path, shape))
+    named = named_operator(text, shape, lambda path: read_mask(path, (1, *shape[1:])))
     if named is None:
         raise InvalidArgumentError(f"--operator must be one of {OPERATORS}; got {text!r}")
     return named
@@ -198,27 +198,6 @@ def as_the_network_sees(damage: LinearOperator, y: Tensor, sampler: Sampler) -> 
     y = check_measurement(damage, y, codec.decoded_shape(shape), sampler.device)
     cells = Mask(latent_mask(damage.mask, codec.factor))
     return cells, cells.A(codec.encode(y))
-
-
-def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A picture of a mask: 0 where it is black, which hides, 1 where it is white."""
-    mask = (_read_as(path, (1, *shape[1:])) + 1) / 2
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise DataError(
-            f"{path}: a mask must be black (0), which hides, and white (255) alone; it has the values "
-            f"{', '.join(f'{255 * value:.0f}' for value in mask.unique()[:4].tolist())}"
-            f"{', …' if len(mask.unique()) > 4 else ''}"
-        )
-    return mask
-
-
-def _read_as(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """An image file of exactly this shape [c, h, w]."""
-    image = read_picture(path, shape[0])
-    if image.shape != shape:
-        (_, height, width), (_, tall, wide) = image.shape, shape
-        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
-    return image
 
 
 def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:

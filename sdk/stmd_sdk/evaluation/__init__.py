@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         transition_bound,
     )
     from .certify import certify_model
+    from .certify_posterior import PosteriorReport, certify_posterior
     from .controls import control_posteriors
     from .coverage import heldout_certificate
     from .distances import energy_distance, frechet_distance, mmd, sliced_w2
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .neighbours import Neighbourhood, neighbourhood
     from .quality import Quality, QualityReport, Reference, evaluate_model, reference
     from .report import Report
+    from .solver import SolvedPairs, Solver, solved_pairs, solver_certificate
     from .statistics import Estimate
 
 # Names are imported when first used, as those of the package itself.
@@ -46,12 +48,16 @@ HOMES = {
     "JointDraws": "joint",
     "MixturePosterior": ".mixtures.law",
     "Neighbourhood": "neighbours",
+    "PosteriorReport": "certify_posterior",
     "Quality": "quality",
     "QualityReport": "quality",
     "Reference": "quality",
     "Report": "report",
+    "SolvedPairs": "solver",
+    "Solver": "solver",
     "bounded_start": "bounds",
     "certify_model": "certify",
+    "certify_posterior": "certify_posterior",
     "conditioned": ".mixtures.conditioning",
     "consistency_monitor": "bounds",
     "control_certificates": "kernel",
@@ -74,6 +80,8 @@ HOMES = {
     "reference": "quality",
     "sample_bound": "bounds",
     "sliced_w2": "distances",
+    "solved_pairs": "solver",
+    "solver_certificate": "solver",
     "transition_bound": "bounds",
 }
 
@@ -87,12 +95,16 @@ __all__ = [
     "JointDraws",
     "MixturePosterior",
     "Neighbourhood",
+    "PosteriorReport",
     "Quality",
     "QualityReport",
     "Reference",
     "Report",
+    "SolvedPairs",
+    "Solver",
     "bounded_start",
     "certify_model",
+    "certify_posterior",
     "conditioned",
     "consistency_monitor",
     "control_certificates",
@@ -115,6 +127,8 @@ __all__ = [
     "reference",
     "sample_bound",
     "sliced_w2",
+    "solved_pairs",
+    "solver_certificate",
     "transition_bound",
 ]
 

@@ -6,7 +6,8 @@ the pair mixes at once, to where x has the posterior:
 
 - *annealed*: at fixed levels, every draw by itself. Moves at a small ρ are short, and what they cannot follow stays
   behind: where the posterior has several modes their weights are those of the levels where draws last moved between
-  them. Of Gaussians the law at the end is algebra, and the levels are those that it found best (``benchmarks/lag.py``);
+  them. Of Gaussians the law at the end is algebra (``benchmarks/lag.py``): levels from half to twice the data's
+  deviation follow best; digits, which have modes, are restored best from three times it;
 - *resampled*: sequential Monte Carlo over ρ (Del Moral et al., 2006). Weighed by the ratio of the targets at ρ' and ρ,
   with ρ' as small as leaves a share of the particles effective, resampled, moved. Exact as the particles grow, and
   the mean weights multiply to p(y).
@@ -35,7 +36,7 @@ from .resampling import effective_share, log_mean, systematic
 __all__ = ["FREE", "LEVELS", "WIDE", "GibbsStep", "annealed_gibbs", "coupling_levels", "resampled_gibbs"]
 
 LEVELS = 40
-WIDE = 1.0  # the first ρ over the data's deviation, of annealed draws
+WIDE = 3.0  # the first ρ over the data's deviation, of annealed draws
 FREE = 10.0  # the same of resampled ones, where the likelihood says nothing yet
 SHARE = 0.8  # of the particles, which a level leaves effective
 HALVINGS = 40
