@@ -78,13 +78,14 @@ def gibbs(
 
     Fewer moves where the evaluations do not reach.
     """
-    coupling = coupling_for(measured, _itself, law.shape, law.shape, SCHEDULE, law.root_mean_square(), start.device)
+    coupling = coupling_for(measured, itself, law.shape, law.shape, SCHEDULE, law.root_mean_square(), start.device)
     walk = resampled_gibbs(posterior, SCHEDULE, coupling, FREE * law.root_mean_square(), start, key)
-    draws = run_gibbs(walk, coupling, evaluations - 1, (1, 1), _itself, True, moves=10)
+    draws = run_gibbs(walk, coupling, evaluations - 1, (1, 1), itself, True, moves=10)
     return draws, sum(rho > coupling.last for rho in draws.levels) + 1
 
 
-def _itself(x: Tensor) -> Tensor:
+def itself(x: Tensor) -> Tensor:
+    """Vectors are their own samples."""
     return x
 
 

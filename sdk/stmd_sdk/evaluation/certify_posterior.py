@@ -23,7 +23,7 @@ from ..operators import GaussianNoise, LinearOperator, Measurement, gaussian_pro
 from ..operators.named import named_operator
 from ..sampler import Sampler
 from .finding import Certificate
-from .solver import SOLVER_DRAWS, SOLVER_LEVEL, SOLVER_PAIRS, solved_pairs
+from .solver import LEAST_PAIRS, SOLVER_DRAWS, SOLVER_LEVEL, SOLVER_PAIRS, solved_pairs
 
 __all__ = ["PosteriorReport", "certify_posterior"]
 
@@ -111,7 +111,7 @@ def certify_posterior(
         raise OutputError(f"cannot write {out}.json: name the report as well as its folder")
     as_json = out.with_name(f"{out.name}.json")
     check_writable(as_json)
-    count = SOLVER_PAIRS if pairs is None else check_integer("pairs", pairs, 1)
+    count = SOLVER_PAIRS if pairs is None else check_integer("pairs", pairs, LEAST_PAIRS)
     sampler, noise_model = Sampler.from_pretrained(model), GaussianNoise(sigma)
     damage = _operator(operator, sampler)
     x = sampler.sample(count, mean_flow_steps=mean_flow_steps, seed=seed).cpu()
