@@ -52,7 +52,7 @@ def certify(
     with exit_on_error():
         # After --help has been answered.
         from ..evaluation.certify import certify_model  # noqa: PLC0415
-        from ..evaluation.certify_posterior import certify_posterior  # noqa: PLC0415
+        from ..evaluation.posterior_report import certify_posterior  # noqa: PLC0415
 
         shared: dict[str, Any] = {"pairs": pairs, "mean_flow_steps": mean_flow_steps, "seed": seed}
         shared["progress"] = console.is_terminal

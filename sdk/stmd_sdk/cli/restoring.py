@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -113,14 +113,15 @@ class Restorer:
         y = read_picture_as(image, shape if self.damage.simulate else _measured(operator, shape))[None]
         if self.damage.simulate:
             clean = operator.A(y)
-            y = clean + sigma * Noise.of(self.seed, 1).fold(0).normal(*clean.shape[1:])
+            y = clean + sigma * Noise.of(self.seed, 1).fold(0).fold(99).normal(*clean.shape[1:])  # no key of the draws
         if isinstance(operator, Mask):
             y = operator.A(y)  # what the image shows under the mask is not measured
         return operator, y, sigma
 
     def draw(self, operator: LinearOperator, y: Tensor, sigma: float, *, progress: bool = False) -> tuple[Tensor, str]:
         """The draws [n, c, h, w] given ``y``, and in words what made them."""
-        how, sampler, shown = self.how, self.sampler, {"seed": self.seed, "labels": self._label(), "progress": progress}
+        how, sampler = self.how, self.sampler
+        shown: dict[str, Any] = {"seed": self.seed, "labels": self._label(), "progress": progress}
         if how.method == "condition":
             steps = CONDITION_STEPS if how.steps is None else how.steps
             given = sampler.condition(*as_the_network_sees(operator, y, sampler), sigma=sigma)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         transition_bound,
     )
     from .certify import certify_model
-    from .certify_posterior import PosteriorReport, certify_posterior
     from .controls import control_posteriors
     from .coverage import heldout_certificate
     from .distances import energy_distance, frechet_distance, mmd, sliced_w2
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from .joint import JointDraws, joint_draws
     from .kernel import control_certificates, kernel_certificate
     from .neighbours import Neighbourhood, neighbourhood
+    from .posterior_report import PosteriorReport, certify_posterior
     from .quality import Quality, QualityReport, Reference, evaluate_model, reference
     from .report import Report
     from .solver import SolvedPairs, Solver, solved_pairs, solver_certificate
@@ -48,7 +48,7 @@ HOMES = {
     "JointDraws": "joint",
     "MixturePosterior": ".mixtures.law",
     "Neighbourhood": "neighbours",
-    "PosteriorReport": "certify_posterior",
+    "PosteriorReport": "posterior_report",
     "Quality": "quality",
     "QualityReport": "quality",
     "Reference": "quality",
@@ -57,7 +57,7 @@ HOMES = {
     "Solver": "solver",
     "bounded_start": "bounds",
     "certify_model": "certify",
-    "certify_posterior": "certify_posterior",
+    "certify_posterior": "posterior_report",
     "conditioned": ".mixtures.conditioning",
     "consistency_monitor": "bounds",
     "control_certificates": "kernel",

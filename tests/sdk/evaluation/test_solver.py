@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from stmd_sdk import InvalidArgumentError, Noise, Sampler
 from stmd_sdk.cli.app import app
 from stmd_sdk.evaluation import conditioned, mixture, solved_pairs, solver_certificate
-from stmd_sdk.evaluation.certify_posterior import certify_posterior
+from stmd_sdk.evaluation.posterior_report import certify_posterior
 from stmd_sdk.evaluation.solver import SOLVER_LEVEL
 from stmd_sdk.operators import GaussianNoise, Matrix, gaussian_projections
 
