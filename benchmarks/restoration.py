@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peers
 import torch
 from solvers import dps
 from torch import Tensor
@@ -22,12 +23,14 @@ from stmd_sdk import DataError, GibbsDraws, InferenceError, InferenceWarning, No
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.loop import time_grid
-from stmd_sdk.diffusion.posterior import FlowPosterior
+from stmd_sdk.diffusion.posterior import FlowPosterior, Posterior
+from stmd_sdk.diffusion.schedule import expand
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
 from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool, box_mask
 
 DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
+FIRST = 100.0  # the first level of the peers
 CLASS_WEIGHTS = (0, 1, 0, 1, 0, 2, 0, 2, 0, 4)
 Row = dict[str, Any]
 
@@ -150,14 +153,7 @@ def dps_draws(steps: int, zeta: float) -> Method:
     """DPS (Chung et al., 2022): ancestral steps of E[x_0 | x_t] less zeta ∇‖y - A E[x_0 | x_t]‖; a gradient each."""
 
     def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
-        spec, times = sampler.spec, time_grid(steps)
-        stmd = spec.build_posterior(sampler.network)
-        assert isinstance(stmd, FlowPosterior)
-
-        def mean(x_t: Tensor, t: Tensor, noise: Noise) -> Tensor:
-            z, one = noise.normal(*spec.shape), torch.ones_like(t)
-            return stmd.target.decode(z - stmd.velocity(z, one, one, x_t, t), x_t, t)
-
+        spec, times, mean = sampler.spec, time_grid(steps), mean_of(sampler)
         parts = [
             dps(mean, spec.schedule, times, spec.shape, key, problem.operator, y, zeta)
             for key, y in zip(_keys(seed, problem), problem.y, strict=True)
@@ -165,6 +161,52 @@ def dps_draws(steps: int, zeta: float) -> Method:
         return Restored(spec.codec.decode(torch.stack(parts, dim=1)), steps, {"zeta": zeta})
 
     return run
+
+
+PEERS: dict[str, tuple[Callable[..., Tensor], float, int, int]] = {
+    "DDRM": (peers.ddrm, 0.02, 100, 1),
+    "DiffPIR": (peers.diffpir, 0.02, 100, 1),
+    "DAPS": (peers.daps, 0.02, 20, 5),
+    "PnP-DM": (peers.pnp_dm, 0.1, 10, 10),
+}
+"""Each with its last level, how many levels, and evaluations a level: 100 in all."""
+
+
+def peer_draws(name: str) -> Method:
+    """Another's method with the same network, which gives E[x_0 | x_t] in one evaluation."""
+    method, last, levels, inner = PEERS[name]
+
+    def run(sampler: Sampler, problem: Problem, seed: int) -> Restored:
+        spec, basis = sampler.spec, peers.basis_of(problem.operator, sampler.spec.shape)
+        mean, path = mean_of(sampler), peers.falling(FIRST, last, levels)
+        more = {"inner": inner} if inner > 1 else {}
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            t = spec.schedule.time(torch.tensor(sigma)).expand(len(x))
+            x_t = expand(spec.schedule.alpha(t), x) * x
+            with torch.inference_mode():
+                return mean(x_t.reshape(-1, *spec.shape), t, Noise.of(0, len(x))).flatten(1)
+
+        parts = [
+            method(denoise, peers.Problem.of(basis, y, problem.sigma), path, key, **more).reshape(-1, *spec.shape)
+            for key, y in zip(_keys(seed, problem), problem.y, strict=True)
+        ]
+        return Restored(spec.codec.decode(torch.stack(parts, dim=1)), levels * inner, {})
+
+    return run
+
+
+def mean_of(sampler: Sampler) -> Posterior:
+    """E[x_0 | x_t] of the network, whatever the key."""
+    spec = sampler.spec
+    stmd = spec.build_posterior(sampler.network)
+    assert isinstance(stmd, FlowPosterior)
+
+    def mean(x_t: Tensor, t: Tensor, noise: Noise, /) -> Tensor:
+        z, one = noise.normal(*spec.shape), torch.ones_like(t)
+        return stmd.target.decode(z - stmd.velocity(z, one, one, x_t, t), x_t, t)
+
+    return mean
 
 
 def _keys(seed: int, problem: Problem) -> list[Noise]:
@@ -202,6 +244,7 @@ def restoration(
     methods |= {f"gibbs, resampled, {n} particles": resampled_draws(n) for n in (64, 256)}
     methods["chain from condition, N = 10 + 40"] = chained_draws(10, 40)
     methods |= {f"DPS, same network, {n} steps": dps_draws(n, zeta) for n in dps_steps}
+    methods |= {f"{name}, same network": peer_draws(name) for name in PEERS}
     rows = list[Row]()
     for problem in problems(x, sigma, seed):
         for name, method in methods.items():

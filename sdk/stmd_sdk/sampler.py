@@ -217,7 +217,7 @@ class Sampler:
         Gaussian the result says how near it comes. Each of ``steps`` couplings, 40 by default, costs M evaluations a
         draw; draw k of a seed is the same in any batch. With ``resample`` the draws are particles that cooperate,
         exact as they grow also where the posterior has several modes, and estimate the evidence; ``steps`` is then
-        the most couplings, 100 by default, and the starts cost N x M more.
+        the most couplings, 300 by default, and the starts cost N x M more.
         """
         prior, noise = self._prior(mean_flow_steps, "gibbs"), noise_of(seed, draws, self.spec, self.device, labels)
         times, m = self.spec.grid(None, mean_flow_steps), mean_flow_steps

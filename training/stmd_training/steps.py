@@ -80,12 +80,6 @@ class TrainState:
     def average(self, weight: float | Float[Tensor, ""]) -> None:
         """Move the average towards the weights, by the ``weight`` of these."""
         with torch.no_grad():
-            if isinstance(weight, Tensor):  # on a device, in a few launches
-                averages = list(self.ema.values())
-                moves = torch._foreach_sub(list(self.network.parameters()), averages)
-                torch._foreach_mul_(moves, weight)
-                torch._foreach_add_(averages, moves)
-                return
             for name, parameter in self.network.named_parameters():
                 self.ema[name].lerp_(parameter, weight)
 

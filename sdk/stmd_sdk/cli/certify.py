@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..console import console, exit_on_error
-from .options import ModelArgument, named
+from ..errors import InvalidArgumentError
+from .options import OPERATORS, ModelArgument, named
 
 __all__ = ["certify"]
+
+SIGMA = 0.1
 
 
 def certify(
@@ -20,33 +23,51 @@ def certify(
         typer.Option(help="A mixture, or held-out data; by default the data that the model was trained on."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write OUT.json and OUT.png; by default MODEL-certificate here.")
+        Path | None, typer.Option(help="Write OUT.json and OUT.png; by default MODEL-certificate, or MODEL-posterior.")
     ] = None,
     pairs: Annotated[
-        int | None, typer.Option(help="Pairs (x_0, x_t) at each t; by default 16384, 1024 on held-out data.")
+        int | None,
+        typer.Option(help="Pairs (x_0, x_t) at each t, by default 16384, 1024 on held-out data; or (x, y), 200."),
     ] = None,
     mean_flow_steps: Annotated[int, typer.Option(help="M, network evaluations a draw.")] = 1,
     labelled: Annotated[
         bool, typer.Option("--labelled", help="Of a model with classes: given the labels of the held-out data.")
     ] = False,
+    posterior: Annotated[
+        str | None,
+        typer.Option(help=f"Test the draws of gibbs given y instead: {OPERATORS}, or projections[:COUNT] of vectors."),
+    ] = None,
+    sigma: Annotated[float, typer.Option(help="With --posterior, the noise of y.")] = SIGMA,
+    resample: Annotated[bool, typer.Option("--resample", help="With --posterior, resampled draws.")] = False,
     seed: Annotated[int, typer.Option(help="The seed of all pairs and draws.")] = 0,
 ) -> None:
-    """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails."""
-    with exit_on_error():
-        from ..evaluation.certify import certify_model  # noqa: PLC0415  after --help has been answered
+    """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails.
 
-        out = Path(f"{named(model)}-certificate") if out is None else out
-        show = console.is_terminal
-        report = certify_model(
-            model,
-            data,
-            out=out,
-            pairs=pairs,
-            mean_flow_steps=mean_flow_steps,
-            labelled=labelled,
-            seed=seed,
-            progress=show,
-        )
+    With --posterior, its draws of p(x | y), y measured of its own samples x: each must be like x given y.
+
+    [dim]stmd certify mixture2d[/dim]
+    [dim]stmd certify mnist --data MNIST_DIR[/dim]
+    [dim]stmd certify digits --posterior sr2[/dim]
+    """
+    with exit_on_error():
+        # After --help has been answered.
+        from ..evaluation.certify import certify_model  # noqa: PLC0415
+        from ..evaluation.posterior_report import certify_posterior  # noqa: PLC0415
+
+        shared: dict[str, Any] = {"pairs": pairs, "mean_flow_steps": mean_flow_steps, "seed": seed}
+        shared["progress"] = console.is_terminal
+        if posterior is None:
+            if resample or sigma != SIGMA:
+                raise InvalidArgumentError("--sigma and --resample are of --posterior OPERATOR")
+            out = Path(f"{named(model)}-certificate") if out is None else out
+            report = certify_model(model, data, out=out, labelled=labelled, **shared)
+        else:
+            if data is not None or labelled:
+                raise InvalidArgumentError(
+                    "--posterior takes x of the model's own law: leave out --data and --labelled"
+                )
+            out = Path(f"{named(model)}-posterior") if out is None else out
+            report = certify_posterior(model, posterior, out=out, sigma=sigma, resample=resample, **shared)
         console.print(report.table())
         if not report.passed:
             raise typer.Exit(1)

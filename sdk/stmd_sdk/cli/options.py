@@ -10,6 +10,7 @@ import typer
 from ..errors import InvalidArgumentError
 
 __all__ = [
+    "METHODS",
     "OPERATORS",
     "CountOption",
     "DeviceOption",
@@ -46,6 +47,7 @@ LabelOption = Annotated[
 GuidanceOption = Annotated[
     float, typer.Option(help="Towards the label: above 1 more like its class than the data, at two evaluations each.")
 ]
+METHODS = "gibbs", "condition", "chain"
 OPERATORS = "mask:FILE, sr2, sr4, bicubic2, bicubic4, deblur[:DEVIATION], motion[:LENGTH[:ANGLE]], gray"
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 
@@ -74,7 +76,7 @@ def named(model: str) -> str:
     return path.absolute().parent.name or path.stem if path.stem == "model" and path.suffix else path.stem
 
 
-def check_suffix(out: Path, suffix: str) -> None:
+def check_suffix(out: Path, suffix: str, option: str = "--out") -> None:
     """Raise unless the output ends as it must."""
     if out.suffix != suffix:
-        raise InvalidArgumentError(f"--out must end in {suffix}, got {str(out)!r}")
+        raise InvalidArgumentError(f"{option} must end in {suffix}, got {str(out)!r}")

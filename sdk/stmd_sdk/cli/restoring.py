@@ -5,32 +5,46 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..codecs.codec import LatentCodec
-from ..data.pictures import read_picture
+from ..data.pictures import read_mask, read_picture_as
+from ..diffusion.classes import parsed_label
 from ..diffusion.noise import Noise
 from ..diffusion.philox import fresh_seed
-from ..errors import DataError, InvalidArgumentError
+from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
 from ..images import grid
 from ..inference.summary import PosteriorSummary, posterior_summary
-from ..operators import LinearOperator, Mask, check_measurement, latent_mask
+from ..operators import GaussianNoise, LinearOperator, Mask, Measurement, check_measurement, latent_mask
 from ..operators.named import named_operator
 from ..sampler import Sampler
-from .options import OPERATORS
+from .options import METHODS, OPERATORS
 
-__all__ = ["Damage", "as_the_network_sees", "parse_operator", "picture", "restored"]
+__all__ = [
+    "Damage",
+    "Restorer",
+    "Restoring",
+    "as_the_network_sees",
+    "parse_operator",
+    "picture",
+    "restored",
+    "restored_file",
+]
+
+LEAST_SIGMA = 0.02  # for images of 8 bits by methods that need noise: some three of their steps
+CONDITION_STEPS, CHAIN_STEPS = 20, 100
 
 
 @final
 @dataclass(frozen=True)
 class Damage:
-    """What became of the image: ``operator`` by name, noise of deviation ``sigma``, or the operator's usual one.
+    """What became of the image: ``operator`` by name, noise of deviation ``sigma``, or the method's usual one.
 
     With ``simulate`` it is still to be done.
     """
@@ -40,55 +54,135 @@ class Damage:
     simulate: bool
 
 
-def restored(
-    image: Path,
-    damage: Damage,
-    model: str,
-    draws: int,
-    steps: int,
-    seed: int | None,
-    device: str | None,
-    out: Path,
-) -> str:
-    """Restore an image file into a picture of draws, mean and deviation; what was done, for the user."""
-    check_writable(out, image)
-    sampler = Sampler.from_pretrained(model, device=device)
-    shape = sampler.spec.codec.decoded_shape(sampler.spec.shape)
-    if len(shape) != 3:
-        raise InvalidArgumentError(f"{model} draws no images: restore them with Sampler.condition")
-    seed = fresh_seed() if seed is None else seed
-    operator, y, sigma = _measurement(image, damage, shape, seed)
+@final
+@dataclass(frozen=True)
+class Restoring:
+    """How many draws, by which method of ``METHODS``, in how many of its steps; of which class, by number or name."""
+
+    method: str
+    draws: int
+    steps: int | None
+    resample: bool
+    label: str | None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidArgumentError(f"--method must be one of {', '.join(METHODS)}; got {self.method!r}")
+        if self.resample and self.method != "gibbs":
+            raise InvalidArgumentError(f"--resample is of --method gibbs, not of {self.method}")
+
+    def sigma(self, asked: float | None, usual: float) -> float:
+        """The noise to reckon with: what was asked for, or ``usual``; gibbs and chain need some."""
+        exact = self.method == "condition"
+        sigma = (usual if exact else max(usual, LEAST_SIGMA)) if asked is None else asked
+        if sigma == 0 and not exact:
+            raise InvalidArgumentError(
+                f"--method {self.method} is for measurements with noise: give --sigma above 0 ({LEAST_SIGMA:g} does "
+                "for 8-bit images), or --method condition, which meets an image without noise exactly"
+            )
+        return sigma
+
+
+@final
+@dataclass(frozen=True)
+class Restorer:
+    """A model that has been opened, to restore images that were damaged in one way."""
+
+    sampler: Sampler
+    damage: Damage
+    how: Restoring
+    seed: int
+
+    @classmethod
+    def open(cls, model: str, device: str | None, damage: Damage, how: Restoring, seed: int) -> Restorer:
+        """Refuses a model that draws no images, and one of latents by a method that sees images."""
+        sampler = Sampler.from_pretrained(model, device=device)
+        if len(sampler.spec.codec.decoded_shape(sampler.spec.shape)) != 3:
+            raise InvalidArgumentError(f"{model} draws no images: restore them with Sampler.gibbs")
+        if isinstance(sampler.spec.codec, LatentCodec) and how.method != "condition":
+            raise InvalidArgumentError(
+                f"{model} is a model of latents, which restores masked images alone: give --method condition"
+            )
+        return cls(sampler, damage, how, seed)
+
+    def measurement(self, image: Path) -> tuple[LinearOperator, Tensor, float]:
+        """The operator, the measurement [1, *m] that an image file is or is made into, and its noise."""
+        shape = self.sampler.spec.codec.decoded_shape(self.sampler.spec.shape)
+        operator, usual = parse_operator(self.damage.operator, shape)
+        sigma = self.how.sigma(self.damage.sigma, usual)
+        y = read_picture_as(image, shape if self.damage.simulate else _measured(operator, shape))[None]
+        if self.damage.simulate:
+            clean = operator.A(y)
+            y = clean + sigma * Noise.of(self.seed, 1).fold(0).fold(99).normal(*clean.shape[1:])  # no key of the draws
+        if isinstance(operator, Mask):
+            y = operator.A(y)  # what the image shows under the mask is not measured
+        return operator, y, sigma
+
+    def draw(self, operator: LinearOperator, y: Tensor, sigma: float, *, progress: bool = False) -> tuple[Tensor, str]:
+        """The draws [n, c, h, w] given ``y``, and in words what made them."""
+        how, sampler = self.how, self.sampler
+        shown: dict[str, Any] = {"seed": self.seed, "labels": self._label(), "progress": progress}
+        if how.method == "condition":
+            steps = CONDITION_STEPS if how.steps is None else how.steps
+            given = sampler.condition(*as_the_network_sees(operator, y, sampler), sigma=sigma)
+            return given.sample(how.draws, inference_steps=steps, **shown), f"{steps} inference steps"
+        measured = Measurement(operator, y, GaussianNoise(sigma))
+        if how.method == "gibbs":
+            found = sampler.gibbs(measured, how.draws, steps=how.steps, resample=how.resample, **shown)
+            words = f"{found.evaluations} evaluations a draw"
+            if found.log_evidence is not None:
+                words += f", log p(y) {found.log_evidence:.1f} from {found.roots:.1f} of {how.draws} starts"
+            return found.samples, words
+        steps = CHAIN_STEPS if how.steps is None else how.steps
+        start = sampler.condition(operator, y, sigma=sigma).sample(how.draws, inference_steps=CONDITION_STEPS, **shown)
+        shown["seed"] = Noise.of(self.seed, how.draws).fold(CONDITION_STEPS)
+        draws = sampler.chain(measured, how.draws, steps=steps, tempering=None, start=start, **shown)
+        return draws.samples, f"{CONDITION_STEPS} inference steps and {steps} of a chain"
+
+    def _label(self) -> int | str | None:
+        names = () if self.sampler.spec.classes is None else self.sampler.spec.classes.names
+        return None if self.how.label is None else parsed_label(self.how.label, names)
+
+    @property
+    def words(self) -> str:
+        """What was done to the image."""
+        return self.damage.operator + (", black hides" if self.damage.operator.startswith("mask:") else "")
+
+
+def restored(restorer: Restorer, image: Path, out: Path, save_draws: Path | None, *, progress: bool = False) -> str:
+    """Restore an image file into a picture of draws, mean and deviation; what was done, for the user.
+
+    ``save_draws`` is an .npz for the draws ``x`` [n, c, h, w] and the measurement ``y``, in [-1, 1].
+    """
+    operator, y, sigma = restorer.measurement(image)
     started = time.perf_counter()
-    conditioned = sampler.condition(*as_the_network_sees(operator, y, sampler), sigma=sigma)
-    x = conditioned.sample(draws, inference_steps=steps, seed=seed, progress=True)
+    x, cost = restorer.draw(operator, y, sigma, progress=progress)
+    if save_draws is not None:
+        with written_whole(save_draws) as path, path.open("wb") as file:
+            np.savez(file, x=x.cpu().numpy(), y=y.cpu().numpy())
     with written_whole(out) as path:
-        picture(y, x, posterior_summary(x)).save(path)
-    hides = ", black hides" if damage.operator.startswith("mask:") else ""
-    noise = f"sigma {sigma:g} of images in [-1, 1]"
+        picture(y, x, posterior_summary(x)).save(path, "png")
     return (
-        f"{draws} draws given {image}: {damage.operator}{hides}, {noise}, {steps} inference steps, seed {seed}\n"
-        f"{time.perf_counter() - started:.2f} s on {sampler.device}, written to {out}"
+        f"{len(x)} draws given {image}: {restorer.words}, sigma {sigma:g} of images in [-1, 1], {cost}, "
+        f"seed {restorer.seed}\n{time.perf_counter() - started:.2f} s on {restorer.sampler.device}, written to {out}"
     )
 
 
-def _measurement(
-    image: Path, damage: Damage, shape: tuple[int, ...], seed: int
-) -> tuple[LinearOperator, Tensor, float]:
-    """The operator, the measurement [1, *m] and its noise."""
-    operator, usual = parse_operator(damage.operator, shape)
-    sigma = usual if damage.sigma is None else damage.sigma
-    y = _read_as(image, shape if damage.simulate else _measured(operator, shape))[None]
-    if damage.simulate:
-        clean = operator.A(y)
-        return operator, clean + sigma * Noise.of(seed, 1).fold(0).normal(*clean.shape[1:]), sigma
-    if isinstance(operator, Mask):
-        y = operator.A(y)  # what the image shows under the mask is not measured
-    return operator, y, sigma
+def restored_file(
+    image: Path, model: str, device: str | None, damage: Damage, how: Restoring, seed: int | None, out: Path,
+    save_draws: Path | None,
+) -> str:  # fmt: skip
+    """Open a model and restore an image file."""
+    for path in (out, save_draws):
+        if path is not None:
+            check_writable(path, image)
+    restorer = Restorer.open(model, device, damage, how, fresh_seed() if seed is None else seed)
+    return restored(restorer, image, out, save_draws, progress=True)
 
 
 def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, float]:
     """The operator that ``text`` names for images of ``shape`` [c, h, w], and the usual sigma of its noise."""
-    named = named_operator(text, shape, lambda path: _read_mask(path, shape))
+    named = named_operator(text, shape, lambda path: read_mask(path, (1, *shape[1:])))
     if named is None:
         raise InvalidArgumentError(f"--operator must be one of {OPERATORS}; got {text!r}")
     return named
@@ -105,27 +199,6 @@ def as_the_network_sees(damage: LinearOperator, y: Tensor, sampler: Sampler) -> 
     y = check_measurement(damage, y, codec.decoded_shape(shape), sampler.device)
     cells = Mask(latent_mask(damage.mask, codec.factor))
     return cells, cells.A(codec.encode(y))
-
-
-def _read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A picture of a mask: 0 where it is black, which hides, 1 where it is white."""
-    mask = (_read_as(path, (1, *shape[1:])) + 1) / 2
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise DataError(
-            f"{path}: a mask must be black (0), which hides, and white (255) alone; it has the values "
-            f"{', '.join(f'{255 * value:.0f}' for value in mask.unique()[:4].tolist())}"
-            f"{', …' if len(mask.unique()) > 4 else ''}"
-        )
-    return mask
-
-
-def _read_as(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """An image file of exactly this shape [c, h, w]."""
-    image = read_picture(path, shape[0])
-    if image.shape != shape:
-        (_, height, width), (_, tall, wide) = image.shape, shape
-        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
-    return image
 
 
 def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,7 +18,16 @@ from ..errors import DataError
 from ..files import brief, is_folder, read_bytes, reading
 from .hugging_face import open_column
 
-__all__ = ["as_seen", "check_range", "open_picture", "picture_paths", "read_picture", "stream_pictures"]
+__all__ = [
+    "as_seen",
+    "check_range",
+    "open_picture",
+    "picture_paths",
+    "read_mask",
+    "read_picture",
+    "read_picture_as",
+    "stream_pictures",
+]
 
 FORMATS = {
     "PNG": (".png",),
@@ -41,6 +50,27 @@ def read_picture(path: Path, channels: int) -> Float[Tensor, "c h w"]:
     check_range(str(path), pixels)
     values = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
     return values.reshape(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
+
+
+def read_picture_as(path: Path, shape: tuple[int, ...]) -> Float[Tensor, "c h w"]:
+    """A picture's file of exactly this shape [c, h, w], in [-1, 1]."""
+    image = read_picture(path, shape[0])
+    if image.shape != shape:
+        (_, height, width), (_, tall, wide) = image.shape, shape
+        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
+    return image
+
+
+def read_mask(path: Path, shape: tuple[int, ...]) -> Float[Tensor, "1 h w"]:
+    """A picture of a mask of ``shape`` [1, h, w]: 0 where it is black, which hides, 1 where it is white."""
+    mask = (read_picture_as(path, shape) + 1) / 2
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise DataError(
+            f"{path}: a mask must be black (0), which hides, and white (255) alone; it has the values "
+            f"{', '.join(f'{255 * value:.0f}' for value in mask.unique()[:4].tolist())}"
+            f"{', …' if len(mask.unique()) > 4 else ''}"
+        )
+    return mask
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from .joint import JointDraws, joint_draws
     from .kernel import control_certificates, kernel_certificate
     from .neighbours import Neighbourhood, neighbourhood
+    from .posterior_report import PosteriorReport, certify_posterior
     from .quality import Quality, QualityReport, Reference, evaluate_model, reference
     from .report import Report
+    from .solver import SolvedPairs, Solver, solved_pairs, solver_certificate
     from .statistics import Estimate
 
 # Names are imported when first used, as those of the package itself.
@@ -46,12 +48,16 @@ HOMES = {
     "JointDraws": "joint",
     "MixturePosterior": ".mixtures.law",
     "Neighbourhood": "neighbours",
+    "PosteriorReport": "posterior_report",
     "Quality": "quality",
     "QualityReport": "quality",
     "Reference": "quality",
     "Report": "report",
+    "SolvedPairs": "solver",
+    "Solver": "solver",
     "bounded_start": "bounds",
     "certify_model": "certify",
+    "certify_posterior": "posterior_report",
     "conditioned": ".mixtures.conditioning",
     "consistency_monitor": "bounds",
     "control_certificates": "kernel",
@@ -74,6 +80,8 @@ HOMES = {
     "reference": "quality",
     "sample_bound": "bounds",
     "sliced_w2": "distances",
+    "solved_pairs": "solver",
+    "solver_certificate": "solver",
     "transition_bound": "bounds",
 }
 
@@ -87,12 +95,16 @@ __all__ = [
     "JointDraws",
     "MixturePosterior",
     "Neighbourhood",
+    "PosteriorReport",
     "Quality",
     "QualityReport",
     "Reference",
     "Report",
+    "SolvedPairs",
+    "Solver",
     "bounded_start",
     "certify_model",
+    "certify_posterior",
     "conditioned",
     "consistency_monitor",
     "control_certificates",
@@ -115,6 +127,8 @@ __all__ = [
     "reference",
     "sample_bound",
     "sliced_w2",
+    "solved_pairs",
+    "solver_certificate",
     "transition_bound",
 ]
 

@@ -47,9 +47,17 @@ from .finding import Certificate, Finding, z_p_value
 from .joint import check_data, check_posterior, check_times, joint_draws
 from .statistics import Estimate, bridge_p_value, combined_p_value, estimate
 
-__all__ = ["HELDOUT_DRAWS", "HELDOUT_PAIRS", "HELDOUT_TIMES", "calibration", "heldout_certificate"]
+__all__ = [
+    "HELDOUT_DRAWS",
+    "HELDOUT_PAIRS",
+    "HELDOUT_TIMES",
+    "LEVEL",
+    "calibration",
+    "coverage_p_value",
+    "heldout_certificate",
+]
 
-HELDOUT_TIMES = (0.3, 0.5, 0.8)
+HELDOUT_TIMES = (0.03, 0.12, 0.3, 0.5, 0.8)
 HELDOUT_DRAWS, HELDOUT_PAIRS, LEAST_PAIRS = 19, 1024, 100
 LEVEL, TOLERANCE = 0.9, 0.02
 DIRECTIONS, INTERVAL_DIRECTIONS = 8, 16
@@ -109,12 +117,12 @@ def coverages(pairs: PosteriorPairs) -> Iterator[Finding]:
     joint, noise = pairs.joint, pairs.noise.fold(1)
     count, t = len(joint.draws), joint.t
     along = interval_coverage(projected_ranks(joint, INTERVAL_DIRECTIONS, noise.fold(0)), count, LEVEL)
-    yield Finding("projection coverage", t, along, LEVEL, _coverage_p_value(along), TOLERANCE)
+    yield Finding("projection coverage", t, along, LEVEL, coverage_p_value(along), TOLERANCE)
     _, c_out = ResidualTarget(pairs.schedule, pairs.sigma_data).coefficients(torch.tensor([t]))
     alive = lively(joint, float(c_out)).flatten(1)
     pixels = ranks(joint.x_0.flatten(1), joint.draws.flatten(2), noise.fold(1))
     within = interval_coverage(pixels, count, LEVEL, alive)
-    yield Finding("pixel coverage", t, within, LEVEL, _coverage_p_value(within), TOLERANCE)
+    yield Finding("pixel coverage", t, within, LEVEL, coverage_p_value(within), TOLERANCE)
     spread = spread_skill(joint)
     yield Finding("spread-skill", t, spread, 1.0, z_p_value(spread, 1.0))
     yield Finding("CRPS", t, crps(joint), None)
@@ -125,10 +133,10 @@ def class_coverages(pairs: PosteriorPairs, classes: Mapping[str, Int[Tensor, " k
     along = projected_ranks(pairs.joint, INTERVAL_DIRECTIONS, pairs.noise.fold(1).fold(0))
     for name, rows in classes.items():
         found = interval_coverage(along[rows], len(pairs.joint.draws), LEVEL)
-        yield Finding(f"projection coverage of {name}", pairs.joint.t, found, LEVEL, _coverage_p_value(found))
+        yield Finding(f"projection coverage of {name}", pairs.joint.t, found, LEVEL, coverage_p_value(found))
 
 
-def _coverage_p_value(found: Estimate) -> float:
+def coverage_p_value(found: Estimate) -> float:
     """With the error that a share of ``LEVEL`` has: that of the share found vanishes as it nears 1 (a score test)."""
     variance = found.value * (1 - found.value)
     scale = math.sqrt(LEVEL * (1 - LEVEL) / variance) if variance > 0 else 1.0

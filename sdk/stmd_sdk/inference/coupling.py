@@ -15,10 +15,10 @@ from ..diffusion.noise import Noise
 from ..diffusion.schedule import Schedule, expand
 from ..operators import Clip, GaussianNoise, Mask, Measurement, check_adjoint, check_measurement
 from ..operators.protocol import AdjointOperator
-from ..operators.solve import Deflation, deflation_of, noisy_copy
+from ..operators.solve import Deflation, deflation_of, noisy_copy, turned_copy
 from .guidance import LogLikelihood, values_of
 
-__all__ = ["Coupling", "LinearCoupling", "SliceCoupling", "coupling_for", "elliptical_slice"]
+__all__ = ["Coupling", "LinearCoupling", "SliceCoupling", "coupling_for", "elliptical_slice", "rescaled"]
 
 POINTWISE = (Mask, Clip)  # operators that measure every coordinate alone
 SWEEPS, SHRINKS = 8, 60  # slices a move; 60 halvings of an angle leave nothing of it
@@ -41,14 +41,18 @@ class Coupling(Protocol):
         """Whether x has the exact posterior at ``last``."""
         ...
 
+    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: Noise) -> Float[Tensor, "b *d"]:
+        """The first copy of x, at the coupling ``rho``."""
+        ...
+
     def log_weight(self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float) -> Float[Tensor, " b"]:
         """log of what the target at ρ has beside the prior of x, and of z if it is part of the target."""
         ...
 
     def move(
-        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float, noise: Noise
+        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: Noise
     ) -> Float[Tensor, "b *d"]:
-        """Draw z given x and y; an earlier ``z`` is where a Markov chain starts from."""
+        """Draw z given x and y, of which the earlier ``z``, drawn at the coupling ``before``, may be part."""
         ...
 
 
@@ -70,22 +74,28 @@ class LinearCoupling:
         """Whether C_ρ is σ² I at the end."""
         return self.last * self.deflation.largest <= self.deflation.sigma * (1 + 1e-6)
 
+    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: Noise) -> Float[Tensor, "b *d"]:
+        """Drawn given x and y."""
+        e, n = noise.fold(0).normal(*x.shape[1:]), noise.fold(1).normal(*self.y.shape[1:])
+        return noisy_copy(self.operator, self.deflation, self.y.to(x), x, rho, e.to(x), n.to(x))
+
     def log_weight(self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float) -> Float[Tensor, " b"]:
         """log N(y; A x, C_ρ)."""
         return self.deflation.log_density(self.y.to(x) - self.operator.A(x), rho)
 
     def move(
-        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float, noise: Noise
+        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: Noise
     ) -> Float[Tensor, "b *d"]:
-        """An independent draw, whatever z was."""
-        e, n = noise.fold(0).normal(*x.shape[1:]), noise.fold(1).normal(*self.y.shape[1:])
-        return noisy_copy(self.operator, self.deflation, self.y.to(x), x, rho, e.to(x), n.to(x))
+        """An earlier copy turned round: moves √2 times as long as those of independent copies."""
+        e = noise.fold(0).normal(*x.shape[1:]).to(x)
+        n, other = (noise.fold(k).normal(*self.y.shape[1:]).to(x) for k in (1, 2))
+        return turned_copy(self.operator, self.deflation, self.y.to(x), x, z, before, rho, e, n, other)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SliceCoupling:
-    """Any likelihood L: z ∝ L(z)^β N(z; x, ρ² I) by elliptical slices, β = min(1, (last / ρ)²).
+    """Any likelihood L: z ∝ L(z)^β N(z; x, ρ² I) by elliptical slices, β = min(1, last / ρ).
 
     The target is that of the pair, p(x) N(z; x, ρ² I) L(z)^β: at the end x has p(x) ∫ L(z) N(z; x, ρ² I) dz, the
     likelihood seen through noise of deviation ``last``. ``log_likelihood`` gives one number a sample [b], or one
@@ -96,20 +106,30 @@ class SliceCoupling:
     last: float
     exact: bool = False
 
+    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: Noise) -> Float[Tensor, "b *d"]:
+        """x + ρ e."""
+        return x + rho * noise.normal(*x.shape[1:])
+
     def log_weight(self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float) -> Float[Tensor, " b"]:
         """β log L(z)."""
         return self._power(rho) * self.log_likelihood(z).reshape(len(z), -1).sum(dim=1)
 
     def move(
-        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float, noise: Noise
+        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: Noise
     ) -> Float[Tensor, "b *d"]:
-        """Eight slices from z."""
+        """Eight slices from z, its noise in the new measure."""
+        z = rescaled(x, z, before, rho)
         for sweep in range(SWEEPS):
             z = elliptical_slice(lambda at: self._power(rho) * self.log_likelihood(at), x, z, rho, noise.fold(sweep))
         return z
 
     def _power(self, rho: float) -> float:
-        return min(1.0, (self.last / rho) ** 2)
+        return min(1.0, self.last / rho)
+
+
+def rescaled(x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float) -> Float[Tensor, "b *d"]:
+    """The copy at another coupling: the same noise, ρ over the ``before`` times it."""
+    return x + (rho / before) * (z - x)
 
 
 def elliptical_slice(

@@ -1,11 +1,13 @@
 """Split Gibbs sampling: exact draws of p(x | y) in tens of one-step draws.
 
 x and a noisy copy z of it, of deviation ρ, are drawn in turn: x ~ p(x | z) is one draw of p(x_0 | x_t = α_t z) at the
-time where σ_t / α_t = ρ, and z ~ p(z | x, y) needs no network (:mod:`.coupling`). ρ falls from ten times the data's
-scale, where the pair mixes at once, to where x has the posterior:
+time where σ_t / α_t = ρ, and z ~ p(z | x, y) needs no network (:mod:`.coupling`). ρ falls from the data's scale, where
+the pair mixes at once, to where x has the posterior:
 
-- *annealed*: at fixed levels, every draw by itself. Moves at a small ρ are short, so where the posterior has several
-  modes their weights are those of the levels where draws last moved between them;
+- *annealed*: at fixed levels, every draw by itself. Moves at a small ρ are short, and what they cannot follow stays
+  behind: where the posterior has several modes their weights are those of the levels where draws last moved between
+  them. Of Gaussians the law at the end is algebra (``benchmarks/lag.py``): levels from half to twice the data's
+  deviation follow best; digits, which have modes, are restored best from three times it;
 - *resampled*: sequential Monte Carlo over ρ (Del Moral et al., 2006). Weighed by the ratio of the targets at ρ' and ρ,
   with ρ' as small as leaves a share of the particles effective, resampled, moved. Exact as the particles grow, and
   the mean weights multiply to p(y).
@@ -15,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import final
 
 import torch
@@ -27,14 +30,15 @@ from ..diffusion.noise import Noise
 from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule, expand
 from ..errors import InferenceError
-from .coupling import Coupling
+from .coupling import Coupling, rescaled
 from .resampling import effective_share, log_mean, systematic
 
-__all__ = ["LEVELS", "WIDE", "GibbsStep", "annealed_gibbs", "coupling_levels", "resampled_gibbs"]
+__all__ = ["FREE", "LEVELS", "WIDE", "GibbsStep", "annealed_gibbs", "coupling_levels", "resampled_gibbs"]
 
 LEVELS = 40
-WIDE = 10.0  # the first ρ over the data's deviation
-POWER = 7  # levels are even in ρ^(1/7)
+WIDE = 3.0  # the first ρ over the data's deviation, of annealed draws
+FREE = 10.0  # the same of resampled ones, where the likelihood says nothing yet
+SHARE = 0.8  # of the particles, which a level leaves effective
 HALVINGS = 40
 
 
@@ -55,22 +59,23 @@ class GibbsStep:
     log_evidence: float = 0.0
 
 
-def coupling_levels(first: float, last: float, count: int) -> list[float]:
-    """``count`` couplings from ``first`` down to ``last``, even in ρ^(1/7); ``last`` alone where it is larger."""
-    count, last = check_integer("steps", count, 1), min(first, last)
-    a, b = first ** (1 / POWER), last ** (1 / POWER)
-    falling = [(a + (b - a) * k / max(count - 1, 1)) ** POWER for k in range(count)]
-    return [*falling[:-1], last]
+def coupling_levels(first: float, last: float, steps: int) -> list[float]:
+    """``steps`` couplings from ``first`` down to ``last``, each the same share of the one before.
+
+    ``last`` alone where it is larger.
+    """
+    steps, last = check_integer("steps", steps, 1), min(first, last)
+    return [first * (last / first) ** (k / max(steps - 1, 1)) for k in range(steps - 1)] + [last]
 
 
 def annealed_gibbs(
     posterior: Posterior, schedule: Schedule, coupling: Coupling, levels: Sequence[float], x_0: Tensor, noise: Noise
 ) -> Iterator[GibbsStep]:
     """One move at each of ``levels`` from ``x_0``, of which little is left after the first; draws are independent."""
-    step = GibbsStep(levels[0], x_0, _first_copy(x_0, levels[0], noise), torch.arange(len(x_0), device=x_0.device))
+    z = coupling.start(x_0, levels[0], noise.fold(0))
+    step = GibbsStep(levels[0], x_0, z, torch.arange(len(x_0), device=x_0.device))
     for k, rho in enumerate(levels, start=1):
-        x_0, z = _move(posterior, schedule, coupling, step, rho, noise.fold(k))
-        step = GibbsStep(rho, x_0, z, step.roots)
+        step = _moved(posterior, schedule, coupling, step, rho, noise.fold(k))
         yield step
 
 
@@ -82,31 +87,20 @@ def resampled_gibbs(
     x_0: Float[Tensor, "b *d"],
     noise: Noise,
     *,
-    share: float = 0.5,
+    share: float = SHARE,
 ) -> Iterator[GibbsStep]:
     """From draws ``x_0`` of the prior to ``coupling.last``, then moves there for ever; ``first`` is the largest ρ."""
     roots = torch.arange(len(x_0), device=x_0.device)
-    step, k, weighed = GibbsStep(first, x_0, _first_copy(x_0, first, noise), roots), 0, False
-    while True:
-        k += 1
-        if not weighed or step.rho > coupling.last:
-            base = (
-                coupling.log_weight(step.x_0, step.z, step.rho) if weighed else torch.zeros_like(x_0.flatten(1)[:, 0])
-            )
+    step = GibbsStep(first, x_0, coupling.start(x_0, first, noise.fold(0)), roots)
+    base, rho = torch.zeros_like(x_0.flatten(1)[:, 0]), math.inf
+    for k in count(1):
+        if rho > coupling.last:
             rho, log_weights = _next_level(coupling, step, base, share)
-            rows = systematic(log_weights, noise.fold(k).fold(3))
-            x, z = step.x_0[rows], _copy(step, rho)[rows]
-            step = GibbsStep(
-                rho,
-                x,
-                z,
-                step.roots[rows],
-                effective_share(log_weights),
-                step.log_evidence + log_mean(log_weights),
-            )
-            weighed = True
-        x, z = _move(posterior, schedule, coupling, step, step.rho, noise.fold(k))
-        step = GibbsStep(step.rho, x, z, step.roots, step.ess, step.log_evidence)
+            rows, evidence = systematic(log_weights, noise.fold(k).fold(3)), step.log_evidence + log_mean(log_weights)
+            ess = effective_share(log_weights)
+            step = GibbsStep(step.rho, step.x_0[rows], step.z[rows], step.roots[rows], ess, evidence)
+        step = _moved(posterior, schedule, coupling, step, rho, noise.fold(k))
+        base = coupling.log_weight(step.x_0, step.z, rho)
         yield step
 
 
@@ -114,7 +108,7 @@ def _next_level(coupling: Coupling, step: GibbsStep, base: Tensor, share: float)
     """The least ρ' >= last whose weights, the targets' ratio, keep ``share`` effective: bisection on log ρ."""
 
     def weights(rho: float) -> Tensor:
-        found = coupling.log_weight(step.x_0, _copy(step, rho), rho)
+        found = coupling.log_weight(step.x_0, rescaled(step.x_0, step.z, step.rho, rho), rho)
         return torch.where(base == -torch.inf, -torch.inf, found - base)
 
     low, high = min(coupling.last, step.rho), step.rho
@@ -132,19 +126,11 @@ def _next_level(coupling: Coupling, step: GibbsStep, base: Tensor, share: float)
     return high, weights(high)
 
 
-def _first_copy(x_0: Tensor, rho: float, noise: Noise) -> Tensor:
-    return x_0 + rho * noise.fold(0).fold(7).normal(*x_0.shape[1:])
-
-
-def _copy(step: GibbsStep, rho: float) -> Tensor:
-    """The copy at another coupling: the same noise, ρ' times it."""
-    return step.x_0 + (rho / step.rho) * (step.z - step.x_0)
-
-
-def _move(
+def _moved(
     posterior: Posterior, schedule: Schedule, coupling: Coupling, step: GibbsStep, rho: float, noise: Noise
-) -> tuple[Tensor, Tensor]:
+) -> GibbsStep:
     """z ~ p(z | x, y), then x ~ p(x_0 | x_t = α_t z)."""
-    z = coupling.move(step.x_0, _copy(step, rho), rho, noise.fold(1))
+    z = coupling.move(step.x_0, step.z, step.rho, rho, noise.fold(1))
     t = schedule.time(torch.tensor(rho, device=z.device)).expand(len(z))
-    return posterior(expand(schedule.alpha(t), z) * z, t, noise.fold(2)), z
+    x_0 = posterior(expand(schedule.alpha(t), z) * z, t, noise.fold(2))
+    return replace(step, rho=rho, x_0=x_0, z=z)

@@ -14,7 +14,7 @@ from ..errors import InvalidArgumentError
 from .chain import metropolis, noising_for
 from .coupling import coupling_for
 from .draws import ChainDraws, GibbsDraws, SteeredDraws
-from .gibbs import LEVELS, WIDE, annealed_gibbs, coupling_levels, resampled_gibbs
+from .gibbs import FREE, LEVELS, WIDE, annealed_gibbs, coupling_levels, resampled_gibbs
 from .guidance import LogLikelihood
 from .prior import Prior
 from .resampling import check_powers, check_share
@@ -23,7 +23,7 @@ from .steering import steered_sde
 
 __all__ = ["chain_draws", "gibbs_draws", "steered_draws"]
 
-MOST_LEVELS = 100
+MOST_LEVELS = 300
 
 
 def gibbs_draws(
@@ -42,16 +42,15 @@ def gibbs_draws(
     decoded = prior.codec.decoded_shape(prior.shape)
     seen = prior.seen(log_likelihood) if decoded == prior.shape else log_likelihood
     coupling = coupling_for(seen, decode, prior.shape, decoded, prior.schedule, prior.sigma_data, prior.device)
-    first = WIDE * prior.sigma_data
     if not resample:
-        levels = coupling_levels(first, coupling.last, LEVELS if steps is None else steps)
+        levels = coupling_levels(WIDE * prior.sigma_data, coupling.last, LEVELS if steps is None else steps)
         x_0 = torch.zeros(len(noise), *prior.shape, device=prior.device)
         walk = annealed_gibbs(prior.posterior, prior.schedule, coupling, levels, x_0, noise)
         return run_gibbs(walk, coupling, len(levels), (0, mean_flow_steps), decode, False, progress)
     _check_one_class(noise, "resampled draws")
     most = MOST_LEVELS if steps is None else check_integer("steps", steps, 1)
     x_0 = prior.draw(times, noise.fold(0))
-    walk = resampled_gibbs(prior.posterior, prior.schedule, coupling, first, x_0, noise.fold(1))
+    walk = resampled_gibbs(prior.posterior, prior.schedule, coupling, FREE * prior.sigma_data, x_0, noise.fold(1))
     cost = (len(times) - 1) * mean_flow_steps, mean_flow_steps
     return run_gibbs(walk, coupling, most, cost, decode, True, progress)
 

@@ -24,7 +24,7 @@ from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
 from .protocol import AdjointOperator, SpectralOperator, Spectrum
 
-__all__ = ["Deflation", "NormDeflation", "SpectralDeflation", "deflation_of", "noisy_copy"]
+__all__ = ["Deflation", "NormDeflation", "SpectralDeflation", "deflation_of", "noisy_copy", "turned_copy"]
 
 CUTOFF = 1e-6  # singular values below this share of the largest measure nothing
 MARGIN = 1.1  # of ρ² ‖A‖², for a norm found by power iteration, which is never too large
@@ -165,3 +165,26 @@ def noisy_copy(
     """z of x by the module's formula, with standard normal ``e`` and ``n``."""
     w = x + rho * e
     return w + rho**2 * operator.A_adjoint(deflation.correction(y - operator.A(w), n, rho))
+
+
+def turned_copy(
+    operator: AdjointOperator,
+    deflation: Deflation,
+    y: Float[Tensor, "1 *m"],
+    x: Float[Tensor, "b *d"],
+    z: Float[Tensor, "b *d"],
+    before: float,
+    rho: float,
+    e: Float[Tensor, "b *d"],
+    n: Float[Tensor, "b *m"],
+    other: Float[Tensor, "b *m"],
+) -> Float[Tensor, "b *d"]:
+    """A copy of x at ρ with the noise e of the earlier copy z, drawn at the coupling ``before``, turned round.
+
+    Given x, y and z the e of z is Gaussian: by Matheron's rule that of a fresh copy plus (z - fresh) / ρ. Of the joint
+    law of x, e and n' it is independent, whatever ρ, and so -e is as good as e: with n' drawn anew (of ``other``) the
+    law of the copy given x is that of an independent one. But x has moved away from z, and z' goes on the same way:
+    where nothing is measured z' = x + ρ' / ρ (x - z). (Adler's over-relaxation, 1981, with the factor -1.)
+    """
+    earlier = e + (z - noisy_copy(operator, deflation, y, x, before, e, n)) / before
+    return noisy_copy(operator, deflation, y, x, rho, -earlier, other)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import cast, final
 
@@ -24,7 +25,7 @@ from ..locks import locked
 from ..progress import progress_bar
 from .outputs import AbstractOutput, Array
 
-__all__ = ["StreamedRun", "process", "run_seed", "stream"]
+__all__ = ["StreamedRun", "claimed", "process", "run_seed", "stream"]
 
 SHARD, SHARD_BYTES = 1000, 2**26
 RECORD_BYTES, RECORD_PATIENCE = 2**20, 60.0  # of a record; seconds that another process may take to write it
@@ -100,34 +101,45 @@ def stream(draw: Callable[[int, int], Array], run: StreamedRun, output: Abstract
     the same call; another run's output is an error, and so is one that another process of this rank is writing.
     """
     rank, world = process()
-    expected: dict[str, object] = json.loads(json.dumps(asdict(run)))
-    with locked(output.lock.with_name(f"{output.lock.name}.{rank}"), output.out):
+    with claimed(output, asdict(run)) as begin:
         shards = run.shards()
         mine = [(number, shard) for number, shard in enumerate(shards) if number % world == rank]
-        occupied = output.occupied()  # before the record is looked for, which is there before samples are
+        missing = [(number, shard) for number, shard in mine if not output.holds(number, shard)]
+        _write_missing(draw, missing, output, begin, show)
+        output.finish(len(shards))
+    return sum(len(shard) for _, shard in missing)
+
+
+@contextmanager
+def claimed(output: AbstractOutput, facts: dict[str, object]) -> Generator[Callable[[], None], None, None]:
+    """Keep ``output`` for this process's part of the run that ``facts`` describe, which may have begun before.
+
+    The value writes the run's record: to be called when there is a first result, so that bad options leave nothing.
+    Raises :class:`OutputError` where there is another run's output, or one of this rank is at work.
+    """
+    expected: dict[str, object] = json.loads(json.dumps(facts))
+    with locked(output.lock.with_name(f"{output.lock.name}.{process()[0]}"), output.out):
+        occupied = output.occupied()  # before the record is looked for, which is there before results are
         if not _check_record(output, expected) and occupied:
             raise OutputError(
                 f"{output.out} is not empty, and no {output.record} says of which run it is; choose another --out"
             )
-        missing = [(number, shard) for number, shard in mine if not output.holds(number, shard)]
-        _write_missing(draw, missing, output, expected, show)
-        output.finish(len(shards))
-    return sum(len(shard) for _, shard in missing)
+        yield lambda: _write_record(output, expected)
 
 
 def _write_missing(
     draw: Callable[[int, int], Array],
     missing: list[tuple[int, range]],
     output: AbstractOutput,
-    expected: dict[str, object],
+    begin: Callable[[], None],
     show: bool,
 ) -> None:
     with ThreadPoolExecutor(1) as writer, progress_bar("sampling", len(missing), "shard", show) as advance:
         written: Future[None] | None = None
         for number, shard in missing:
             x = draw(shard.start, len(shard))
-            if written is None:  # not before the first draw: bad options leave nothing
-                _write_record(output, expected)
+            if written is None:
+                begin()
             else:
                 written.result()
             written = writer.submit(output.write, number, shard, x)

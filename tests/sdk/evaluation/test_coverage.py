@@ -7,7 +7,7 @@ from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import heldout_certificate
-from stmd_sdk.evaluation.coverage import _coverage_p_value
+from stmd_sdk.evaluation.coverage import coverage_p_value
 from stmd_sdk.evaluation.statistics import normal_p_value, ratio_estimate
 
 SCHEDULE = VPSchedule()
@@ -85,7 +85,7 @@ def test_a_share_near_one_is_judged_by_the_error_of_the_level():
     # 57 of 60 covered: z = (0.95 - 0.9) / √(0.09 / 60) = 1.29, where the share's own error would say 1.78.
     covered = torch.arange(60) < 57
     found = ratio_estimate(covered.double(), torch.ones(60).double())
-    assert _coverage_p_value(found) == pytest.approx(normal_p_value(1.29), abs=0.005)
+    assert coverage_p_value(found) == pytest.approx(normal_p_value(1.29), abs=0.005)
 
 
 def test_data_that_are_not_finite_are_named_as_such():
