@@ -134,7 +134,7 @@ class ExportedRun:
         labels = torch.full_like(noise.indices, UNLABELLED) if noise.labels is None else noise.labels
         if not self.artefact.takes_labels and bool((labels != held).any()):
             raise InvalidArgumentError(f"{self.name} holds a run of label {held} alone ({UNLABELLED} is none)")
-        return torch.from_numpy(self._draw(noise.key, noise.indices.numpy(), labels.numpy()))
+        return torch.from_numpy(self._draw(int(noise.key), noise.indices.numpy(), labels.numpy()))
 
     def _draw(self, seed: int, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float32]:
         noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,10 +71,11 @@ def whole_buckets(noise: Noise) -> tuple[Noise, slice]:
     """The key of all samples of the buckets that consecutive samples lie in, and where these are among them."""
     first, n = int(noise.indices[0]), len(noise)
     before, after = first % BUCKET, -(first + n) % BUCKET
-    whole = Noise.of(noise.seed, before + n + after, first=first - before, device=noise.indices.device)
-    if noise.labels is not None:
-        whole = whole.labelled(torch.nn.functional.pad(noise.labels, (before, after), value=UNLABELLED))
-    return whole, slice(before, before + n)
+    indices = torch.arange(first - before, first + n + after, device=noise.indices.device)
+    labels = noise.labels
+    if labels is not None:
+        labels = torch.nn.functional.pad(labels, (before, after), value=UNLABELLED)
+    return replace(noise, indices=indices, labels=labels), slice(before, before + n)
 
 
 def state_of(x_t: Any, t: Any, spec: ModelSpec, device: torch.device) -> tuple[Tensor, Tensor]:
