@@ -90,7 +90,7 @@ def steps() -> None:
 def digits() -> None:
     """A digit made noisier and noisier, and what it may have been."""
     sampler, schedule = Sampler.from_pretrained("mnist"), VPSchedule()
-    digit = sampler.sample(1, inference_steps=8, seed=0, first=4)
+    digit = sampler.sample(1, inference_steps=8, labels="three", seed=0)
     rows: list[Tensor] = []
     for i, t in enumerate((0.3, 0.5, 0.8)):
         epsilon = Noise.of(0, 1).fold(100 + i).normal(1, 28, 28)

@@ -66,9 +66,9 @@ def learned(state):
     return {name: tensor.detach().clone() for name, tensor in (*state.parameters.items(), *state.ema.items())}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["classes", "ddpm", "transformer", "vectors"])
 def test_a_device_learns_what_the_host_does(kind):
-    recipe = of(kind)
+    recipe = of(kind, "steps=4")
     host, loss, batches = started(recipe)
     expected = list(train(host, loss, batches, recipe))
     device, loss, batches = started(recipe)

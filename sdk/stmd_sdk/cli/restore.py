@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from ..console import exit_on_error, say
+from ..errors import DataError
+from ..files import is_folder
 from .options import METHODS, OPERATORS, DeviceOption, ModelOption, check_suffix
 
 __all__ = ["restore"]
@@ -62,7 +64,7 @@ def restore(
         from .restoring_folders import restored_folder  # noqa: PLC0415
 
         damage, how = Damage(operator, sigma, simulate), Restoring(method, draws, steps, resample, label)
-        if image.is_dir():
+        if is_folder(image, DataError):
             out = Path("restored") if out is None else out
             say(restored_folder(image, model, device, damage, how, seed, out, save_draws))
             return

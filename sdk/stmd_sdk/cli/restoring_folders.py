@@ -41,7 +41,7 @@ def restored_folder(
         restorer.measurement(image)  # a bad one shows before any work
     facts: dict[str, object] = {"model": model_digest(resolve_model(model)), **asdict(damage), **asdict(how)}
     mask = Path(damage.operator.removeprefix("mask:"))
-    facts |= {"seed": seed, "mask": sha256_of_file(mask) if mask.is_file() else None}
+    facts |= {"seed": seed, "mask": sha256_of_file(mask) if is_file(mask, DataError) else None}
     started, places = time.perf_counter(), {image: _places(image, out, save_draws) for image in images[rank::world]}
     with claimed(output, facts) as begin:
         missing = [image for image, made in places.items() if not all(is_file(path, OutputError) for path in made)]

@@ -181,7 +181,7 @@ def test_crps_is_least_for_exact_draws():
 def test_draws_do_not_depend_on_the_batch(monkeypatch):
     x_t, noise = Noise.of(5, 50).normal(3), Noise.of(6, 50)
     whole = draw(Gaussian(), x_t, T, 4, noise)
-    monkeypatch.setattr("stmd_sdk.evaluation.joint.ROWS", 7)
+    monkeypatch.setattr("stmd_sdk.runs.chunks.ROWS", 7)
     assert torch.equal(draw(Gaussian(), x_t, T, 4, noise), whole)
 
 
