@@ -29,7 +29,7 @@ BENCHMARKS = Path(__file__).parent
 # Shares of the time: what is left after these is the training's.
 TESTS, LATENCY, JUDGEMENT = 0.12, 0.25, 0.2
 SMALL = 8  # the batch of the path that is tried on a CPU
-TIMED = 0.9  # of the time that a training is given, what its steps are planned to take
+TIMED, STARTING = 0.9, 15.0  # of the time that a training is given, what its steps are planned to take; seconds before
 
 
 @final
@@ -75,7 +75,7 @@ def measured_step(options: argparse.Namespace, cuda: bool) -> tuple[str, float |
     """Milliseconds a step of the recipe takes, from captured_training.py."""
     out: Path = options.out / "steps.json"
     command = [BENCHMARKS / "captured_training.py", "--recipes", options.recipe, "--precisions", "float32"]
-    command += ["--device", options.device, "--out", out, "--steps", 25 if cuda else 1]
+    command += ["--device", options.device, "--out", out, "--steps", 25 if cuda else 3]
     command += [] if cuda else ["--batches", SMALL]
     outcome = limited([str(word) for word in command], 90, options.out / "steps.txt")
     if not out.exists():
@@ -106,7 +106,7 @@ def parts(options: argparse.Namespace, started: float) -> Iterator[tuple[str, st
     model = out / "run" / "model.safetensors"
     if milliseconds is not None:
         seconds = left() - JUDGEMENT * whole
-        steps = max(1, int(TIMED * 1e3 * seconds / milliseconds))
+        steps = max(1, int(TIMED * 1e3 * (seconds - STARTING) / milliseconds))
         command = ["-m", "stmd_training", options.recipe, "--data", options.data, "--out", str(out / "run"), "--quiet"]
         command += ["--restart", "--device", options.device, "--set", f"steps={steps}", "--set", "decay=cosine"]
         command += ["--set", "precision=float32", "--set", f"checkpoint_every={max(steps // 4, 1)}"]
@@ -116,10 +116,10 @@ def parts(options: argparse.Namespace, started: float) -> Iterator[tuple[str, st
     if model.exists():
         sdk = ["-c", "from stmd_sdk.cli.app import main; main()"]
         command = [*sdk, "evaluate", str(model), "--data", options.data, "--steps", "1,4"]
-        command += ["--n", "10000" if cuda else "100", "--out", str(out / "quality.json")]
+        command += ["--n", "10000" if cuda else "200", "--out", str(out / "quality.json")]
         yield "Distances", limited(command, left() / 2, out / "quality.txt"), ending(out / "quality.txt", 16)
         command = [*sdk, "certify", str(model), "--data", options.data, "--out", str(out / "certificate.json")]
-        command += [] if cuda else ["--pairs", "64"]
+        command += [] if cuda else ["--pairs", "128"]
         yield "Certificate", limited(command, left(), out / "certificate.txt"), ending(out / "certificate.txt", 40)
 
 
