@@ -1,9 +1,10 @@
-"""The log of a run: one JSON object a line, and TensorBoard where it is installed."""
+"""The log of a run: one JSON object a line, TensorBoard where it is installed, and a bar."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,12 +12,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, final
 
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
 from stmd_sdk.files import written_whole
+
+from .recipe import Recipe
+from .steps import Step
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["RunLog"]
+__all__ = ["RunLog", "RunProgress"]
 
 
 @final
@@ -96,3 +109,37 @@ def _tensorboard(folder: Path, resumed_step: int) -> SummaryWriter | None:
 def _without_tensorboard(error: Exception) -> None:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     warnings.warn(f"TensorBoard does not work and is left out: {reason}", RuntimeWarning, stacklevel=4)
+
+
+@final
+class RunProgress:
+    """A bar with the loss, the speed and the time left."""
+
+    def __init__(self, recipe: Recipe, done: int, show: bool) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]:.1f} steps/s"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self.bar = Progress(*columns, disable=not show)
+        self.task = self.bar.add_task(recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0)
+        self.average, self.done, self.started = float("nan"), done, time.monotonic()
+
+    def __enter__(self) -> Callable[[Step], None]:
+        self.bar.start()
+        return self.advance
+
+    def __exit__(self, *unused: object) -> None:
+        self.bar.stop()
+
+    def advance(self, step: Step) -> None:
+        """Show one more step."""
+        self.average = step.loss if self.average != self.average else 0.98 * self.average + 0.02 * step.loss
+        speed = (step.step - self.done) / max(time.monotonic() - self.started, 1e-9)
+        self.bar.update(self.task, completed=step.step, loss=self.average, speed=speed)

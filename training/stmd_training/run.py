@@ -14,14 +14,6 @@ from pathlib import Path
 from typing import final
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
@@ -41,7 +33,7 @@ from .batches import TrainingData, batches_of, resident
 from .device_steps import Record, uncaptured
 from .fitting import measured_spec
 from .identity import check_labels, described, identity, named_classes, standardised
-from .log import RunLog
+from .log import RunLog, RunProgress
 from .processes import ALONE, Processes
 from .recipe import Recipe
 from .state import is_sealed_to_data, load_state, planned_steps, save_state
@@ -137,7 +129,7 @@ class TrainingRun:
         started = time.monotonic() - seconds
         if state.step and not self._has_model(state.step):  # killed between the two
             self._save_model(spec, state, seconds)
-        with RunLog(self.folder, state.step) as log, _progress(self.recipe, state.step, progress) as show:
+        with RunLog(self.folder, state.step) as log, RunProgress(self.recipe, state.step, progress) as show:
             if self.facts and state.step == 0:
                 log.write(0, dict(self.facts))
             for step in steps:
@@ -275,36 +267,3 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-class _progress:
-    """A bar with the loss, the speed and the time left."""
-
-    def __init__(self, recipe: Recipe, done: int, show: bool) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]:.1f} steps/s"),
-            TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
-        self.bar = Progress(*columns, disable=not show)
-        self.task = self.bar.add_task(recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0)
-        self.average, self.done, self.started = float("nan"), done, time.monotonic()
-
-    def __enter__(self) -> Callable[[Step], None]:
-        self.bar.start()
-        return self.advance
-
-    def __exit__(self, *unused: object) -> None:
-        self.bar.stop()
-
-    def advance(self, step: Step) -> None:
-        """Show one more step."""
-        self.average = step.loss if self.average != self.average else 0.98 * self.average + 0.02 * step.loss
-        speed = (step.step - self.done) / max(time.monotonic() - self.started, 1e-9)
-        self.bar.update(self.task, completed=step.step, loss=self.average, speed=speed)

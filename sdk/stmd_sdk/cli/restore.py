@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import exit_on_error, say
-from ..errors import DataError
-from ..files import is_folder
-from .options import METHODS, OPERATORS, DeviceOption, ModelOption, check_suffix
+from .options import METHODS, OPERATORS, DeviceOption, ModelOption
 
 __all__ = ["restore"]
 
@@ -59,17 +57,7 @@ def restore(
     [dim]stmd restore blurred --operator motion:9:30 --sigma 0.1 --save-draws draws[/dim]
     """
     with exit_on_error():
-        # After --help has been answered.
-        from .restoring import Damage, Restoring, restored_file  # noqa: PLC0415
-        from .restoring_folders import restored_folder  # noqa: PLC0415
+        from .restoring_folders import Damage, Restoring, restored_images  # noqa: PLC0415  after --help was answered
 
         damage, how = Damage(operator, sigma, simulate), Restoring(method, draws, steps, resample, label)
-        if is_folder(image, DataError):
-            out = Path("restored") if out is None else out
-            say(restored_folder(image, model, device, damage, how, seed, out, save_draws))
-            return
-        out = Path("restored.png") if out is None else out
-        check_suffix(out, ".png")
-        if save_draws is not None:
-            check_suffix(save_draws, ".npz", "--save-draws")
-        say(restored_file(image, model, device, damage, how, seed, out, save_draws))
+        say(restored_images(image, model, device, damage, how, seed, out, save_draws))

@@ -9,15 +9,31 @@ from pathlib import Path
 
 from ..data.pictures import picture_paths
 from ..errors import DataError, InvalidArgumentError, OutputError
-from ..files import check_writable, is_file, sha256_of_file
+from ..files import check_writable, is_file, is_folder, sha256_of_file
 from ..models.checkpoint import resolve_model
 from ..progress import progress_bar
 from ..runs.outputs import FolderOutput
 from ..runs.stream import claimed, process, run_seed
 from .drawer import model_digest
-from .restoring import Damage, Restorer, Restoring, restored
+from .options import check_suffix
+from .restoring import Damage, Restorer, Restoring, restored, restored_file
 
-__all__ = ["restored_folder"]
+__all__ = ["Damage", "Restoring", "restored_folder", "restored_images"]
+
+
+def restored_images(
+    image: Path, model: str, device: str | None, damage: Damage, how: Restoring, seed: int | None, out: Path | None,
+    save_draws: Path | None,
+) -> str:  # fmt: skip
+    """Restore the image of a file, or those of a folder; what was done, for the user."""
+    if is_folder(image, DataError):
+        out = Path("restored") if out is None else out
+        return restored_folder(image, model, device, damage, how, seed, out, save_draws)
+    out = Path("restored.png") if out is None else out
+    check_suffix(out, ".png")
+    if save_draws is not None:
+        check_suffix(save_draws, ".npz", "--save-draws")
+    return restored_file(image, model, device, damage, how, seed, out, save_draws)
 
 
 def restored_folder(
