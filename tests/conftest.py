@@ -18,6 +18,13 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that no core waits for the last one."""
+    heavy = "export", "training", "benchmarks"
+    rooms = {name: place for place, name in enumerate(heavy)}
+    items.sort(key=lambda item: rooms.get(item.path.parent.name, len(heavy)))
+
+
 @pytest.fixture(autouse=True)
 def _deterministic():
     """Initial weights come from PyTorch's generator; one thread, so that sums have one order."""
