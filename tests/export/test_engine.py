@@ -58,6 +58,7 @@ def test_an_engine_and_all_that_its_validity_depends_on(exported, tmp_path, cach
         assert "without a GPU" in manifest.why
 
 
+@pytest.mark.long
 def test_a_whole_sampler_becomes_one_engine(exported, tmp_path, cache):
     made = exported("mlp", whole=(4, 2))
     file = build(made.onnx, tmp_path, cache)

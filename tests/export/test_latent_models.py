@@ -31,6 +31,7 @@ def latents(checkpoint, vae_folder, tmp_path_factory):
     return path, export_onnx(path, tmp_path_factory.mktemp("latents"), batch=BATCH)
 
 
+@pytest.mark.long
 def test_latents_of_the_shapes_of_dit_m2(latents, difference):
     path, file = latents
     assert difference(path, file) <= 1e-5
@@ -41,6 +42,7 @@ def test_latents_of_the_shapes_of_dit_m2(latents, difference):
     assert session.spec == eager.spec
 
 
+@pytest.mark.long
 def test_the_decoder_is_part_of_the_whole_sampler(latents, vae_folder, tmp_path, monkeypatch):
     path, file = latents
     network = onnx.load(file)

@@ -20,12 +20,14 @@ BATCH = BatchProfile(1, 2, 3)
 CIFAR10 = replace(PRESETS["unet-cifar10"], channels=(16, 16, 16, 16), layers_per_block=1, groups=8, embedding_width=32)
 
 
+@pytest.mark.long
 def test_the_blocks_of_the_cifar10_network(checkpoint, difference, tmp_path):
     spec = ModelSpec("cifar10", STMD(), (3, 16, 16), CIFAR10, PixelCodec(), sigma_data=0.5)
     path = checkpoint(spec)
     assert difference(path, export_onnx(path, tmp_path, batch=BATCH)) <= 1e-5
 
 
+@pytest.mark.long
 def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
     law = mixture("mixture2d")
     gaussians = LocalGaussians.of(law.weights, law.means, law.covariances)

@@ -76,6 +76,7 @@ def test_a_share_of_the_rows_is_hidden_and_all_others_have_their_own_labels():
     assert batches_of(load_data("mixture2d"), 50, 3, 0.1).labels(0) is None
 
 
+@pytest.mark.long
 def test_who_asks_for_a_class_gets_it_and_who_asks_for_none_gets_all(tmp_path):
     rarely = "checkpoint_every=300", "log_every=300"
     settings = "steps=300", "batch_size=128", "unlabelled_share=0.2", "ema=0.98", *rarely

@@ -40,6 +40,7 @@ def test_exact_draws_pass_and_a_twentieth_too_narrow_they_do_not(solved):
     assert not _rejected(solved.shrunk(1.0).certificate())
 
 
+@pytest.mark.long
 def test_p_values_of_exact_draws_are_uniform():
     """Of 24 calibrations of a Gaussian line, each measure's p-values: their mean is ½, and 1 in 10 is below 0.1."""
     law, matrix = mixture("mixture3"), Matrix(torch.tensor([[1.2, -0.8]]), (2,))
@@ -120,6 +121,7 @@ def test_a_law_that_is_not_the_solvers_prior_fails():
     assert _rejected(solver_certificate(solver, x, matrix, GaussianNoise(2.0), draws=19))
 
 
+@pytest.mark.long
 def test_the_command_prints_a_verdict_and_refuses_what_makes_no_sense(tmp_path):
     def run(*arguments):
         found = CliRunner().invoke(app, ["certify", *map(str, arguments), "--out", str(tmp_path / "y")])
