@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from stmd_export import Whole, export_onnx
 from stmd_sdk import ModelSpec, Sampler
