@@ -12,16 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, final
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 
 from stmd_sdk.files import written_whole
+from stmd_sdk.progress import bar_columns
 
 from .recipe import Recipe
 from .steps import Step
@@ -116,17 +110,7 @@ class RunProgress:
     """A bar with the loss, the speed and the time left."""
 
     def __init__(self, recipe: Recipe, done: int, show: bool) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]:.1f} steps/s"),
-            TimeElapsedColumn(),
-            TextColumn("elapsed,"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
+        columns = bar_columns("loss {task.fields[loss]:.4f}", "{task.fields[speed]:.1f} steps/s")
         self.bar = Progress(*columns, disable=not show)
         self.task = self.bar.add_task(recipe.name, total=recipe.steps, completed=done, loss=float("nan"), speed=0.0)
         self.average, self.done, self.started = float("nan"), done, time.monotonic()

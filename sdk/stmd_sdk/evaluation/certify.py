@@ -14,14 +14,13 @@ from ..data.load import load_data
 from ..diffusion.classes import Classes
 from ..diffusion.noise import INDICES, Noise
 from ..diffusion.posterior import Posterior
-from ..errors import DataError, InvalidArgumentError, OutputError
-from ..files import check_writable
+from ..errors import DataError, InvalidArgumentError
 from ..mixtures.law import GaussianMixture
 from ..sampler import Sampler
 from .coverage import HELDOUT_PAIRS, HELDOUT_TIMES, heldout_certificate
 from .kernel import CONTROL_PAIRS, PAIRS, control_certificates, kernel_certificate
 from .plot import Clouds, Gallery, blank_page, clouds, gallery, write_page
-from .report import Report
+from .report import Report, report_files
 
 __all__ = ["certify_model"]
 
@@ -44,11 +43,7 @@ def certify_model(
     no verdict: too few pairs, data of another shape, draws that are NaN or ignore their key. Then no file is
     written.
     """
-    if not out.name:
-        raise OutputError(f"cannot write {out}.json: name the report as well as its folder")
-    as_json, as_page = (out.with_name(out.name + suffix) for suffix in (".json", ".png"))
-    for path in (as_json, as_page):
-        check_writable(path)
+    as_json, as_page = report_files(out, ".json", ".png")
     blank_page()  # a missing extra shows before any work
     if pairs is not None:
         check_integer("pairs", pairs, 1)

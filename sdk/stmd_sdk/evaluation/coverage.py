@@ -94,7 +94,8 @@ def heldout_certificate(
         joint = joint_draws(posterior, schedule, x_0, t, draws, noise.fold(0))
         return PosteriorPairs(joint, posterior, schedule, sigma_data, noise)
 
-    measures = coverages, calibration, partial(class_coverages, classes=classes or {})
+    by_class = [partial(class_coverages, classes=classes)] if classes else []
+    measures = coverages, calibration, *by_class
     return certified(pairs_at, measures, times, pairs=n, draws=draws, seed=seed, progress=progress)
 
 

@@ -17,12 +17,13 @@ from ..checks import check_integer
 from ..console import plain
 from ..data.pictures import read_mask
 from ..diffusion.noise import Noise
-from ..errors import InvalidArgumentError, OutputError
-from ..files import check_writable, written_whole
+from ..errors import InvalidArgumentError
+from ..files import written_whole
 from ..operators import GaussianNoise, LinearOperator, Measurement, gaussian_projections
 from ..operators.named import named_operator
 from ..sampler import Sampler
 from .finding import Certificate
+from .report import report_files
 from .solver import LEAST_PAIRS, SOLVER_DRAWS, SOLVER_LEVEL, SOLVER_PAIRS, solved_pairs
 
 __all__ = ["PosteriorReport", "certify_posterior"]
@@ -107,10 +108,7 @@ def certify_posterior(
     ``projections[:COUNT]`` for vectors, a quarter of the coordinates by default. Of resampled draws every sixteenth is
     looked at, as their neighbours have ancestors in common.
     """
-    if not out.name:
-        raise OutputError(f"cannot write {out}.json: name the report as well as its folder")
-    as_json = out.with_name(f"{out.name}.json")
-    check_writable(as_json)
+    (as_json,) = report_files(out, ".json")
     count = SOLVER_PAIRS if pairs is None else check_integer("pairs", pairs, LEAST_PAIRS)
     sampler, noise_model = Sampler.from_pretrained(model), GaussianNoise(sigma)
     damage = _operator(operator, sampler)

@@ -15,11 +15,21 @@ from rich.text import Text
 
 from .. import __version__
 from ..console import plain
-from ..errors import InvalidArgumentError
-from ..files import written_whole
+from ..errors import InvalidArgumentError, OutputError
+from ..files import check_writable, written_whole
 from .finding import LEVEL, Certificate, Finding
 
-__all__ = ["Report"]
+__all__ = ["Report", "report_files"]
+
+
+def report_files(out: Path, *suffixes: str) -> list[Path]:
+    """The files of a report ``out``, one a suffix, which can be written: this is known before any work."""
+    if not out.name:
+        raise OutputError(f"cannot write {out}.json: name the report as well as its folder")
+    files = [out.with_name(out.name + suffix) for suffix in suffixes]
+    for file in files:
+        check_writable(file)
+    return files
 
 
 @final
