@@ -132,7 +132,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 
 
 def test_training_lowers_the_energy_score_of_a_fixed_batch():
-    recipe = tiny("steps=150", "learning_rate=3e-3", "decay=constant")
+    recipe = tiny("steps=60", "learning_rate=3e-3", "decay=constant")
     state, steps = started(recipe)
     spec = recipe.model_spec(1.0, {})
     x_0, key = load_data("mixture2d").sample(Noise.of(9, 2048)), Noise.of(10, 2048)
@@ -178,25 +178,20 @@ def test_a_resumed_state_goes_on_bit_for_bit(tmp_path, interrupted_at, learned_w
         assert torch.equal(second.ema[name], average)
 
 
-COMMAND = "from stmd_training.cli import main; main()"
-
-
-def stmd_train(*arguments):
-    return [sys.executable, "-c", COMMAND, "mixture2d-calibrated", "--quiet", "--threads", "1", *arguments]
-
-
 @pytest.mark.slow
 def test_a_killed_process_resumes_to_the_uninterrupted_result(tmp_path):
-    settings = [f"--set={setting}" for setting in (*TINY, "steps=400", "sample_every=1000")]
-    subprocess.run(stmd_train("--out", str(tmp_path / "whole"), *settings), check=True, capture_output=True)
-    command = stmd_train("--out", str(tmp_path / "killed"), *settings)
+    settings = (*TINY, "steps=40", "sample_every=1000")
+    recipe, data = load_recipe("mixture2d-calibrated", settings), load_data("mixture2d")
+    TrainingRun(recipe, data, tmp_path / "whole")(progress=False)
+    command = [sys.executable, "-m", "stmd_training", recipe.name, "--quiet", "--threads", "1"]
+    command += ["--out", str(tmp_path / "killed"), *(f"--set={setting}" for setting in settings)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "state.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+        time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    subprocess.run(command, check=True, capture_output=True)
+    TrainingRun(recipe, data, tmp_path / "killed")(progress=False)
     whole, killed = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     logs = [
