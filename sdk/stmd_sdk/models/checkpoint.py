@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..files import brief, is_file, is_folder, refuse_pointer
 from .spec import ModelSpec
-from .tensors import read_metadata, read_tensors, write_tensors
+from .tensors import opened_tensors, read_metadata, write_tensors
 
 __all__ = ["bundled_models", "checked_weights", "load_model", "read_spec", "resolve_model", "save_model"]
 
@@ -56,15 +56,15 @@ def read_spec(path: Path) -> ModelSpec:
 
 def load_model(path: Path) -> tuple[ModelSpec, nn.Module]:
     """The spec and the network of a model file: float32, on the CPU, in evaluation mode."""
-    tensors, metadata = read_tensors(path)
-    spec = _spec(path, metadata)
-    try:
-        # On the meta device no weights are allocated, nor drawn at random only to be replaced.
-        with torch.device("meta"):
-            network = spec.build_network()
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:  # PyTorch's and diffusers' too
-        raise CheckpointError(f"{path}: its spec describes no network ({_line(error)})") from error
-    network.load_state_dict(checked_weights(path, tensors, network.state_dict()), assign=True)
+    with opened_tensors(path) as (tensors, metadata):
+        spec = _spec(path, metadata)
+        try:
+            # On the meta device no weights are allocated, nor drawn at random only to be replaced.
+            with torch.device("meta"):
+                network = spec.build_network()
+        except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:  # diffusers' too
+            raise CheckpointError(f"{path}: its spec describes no network ({_line(error)})") from error
+        network.load_state_dict(checked_weights(path, tensors, network.state_dict()), assign=True)
     return spec, network.eval().requires_grad_(False)
 
 

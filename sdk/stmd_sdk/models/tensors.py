@@ -11,7 +11,9 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ..config import read_json
 from ..errors import CheckpointError
 from ..files import brief, check_regular, reading, sha256_of, written_whole
 
-__all__ = ["digest_of", "read_metadata", "read_tensors", "write_tensors"]
+__all__ = ["digest_of", "opened_tensors", "read_metadata", "read_tensors", "write_tensors"]
 
 DIGEST_KEY, METADATA = "stmd_sha256", "__metadata__"
 HEADER_MOST = 100_000_000  # bytes, the format's own bound
@@ -77,6 +79,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     They must be as :func:`write_tensors` wrote them; files from before it have no seal. The tensors change if the file
     is written to in place, which this project never does. Raises :class:`CheckpointError`.
     """
+    with opened_tensors(path) as found:
+        return found
+
+
+@contextmanager
+def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """As :func:`read_tensors`, but the seal is checked by another thread meanwhile and raises where the block ends.
+
+    What is made of the tensors may be used after the block, then. The digest of a large file takes as long as the rest
+    of its loading.
+    """
     content, header, start = _mapped(path)
     metadata = _metadata(path, header)
     flat, end, tensors = torch.frombuffer(content, dtype=torch.uint8)[start:], 0, dict[str, Tensor]()
@@ -88,9 +101,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if end != len(flat):
         raise _damaged(path, f"its header says {end} bytes and {len(flat)} follow")
     expected = metadata.pop(DIGEST_KEY, None)
-    if expected is not None and expected != digest_of(tensors, metadata):
-        raise CheckpointError(f"{path}: damaged, its content is not what was written; copy it or make it anew")
-    return tensors, metadata
+    if expected is None:
+        yield tensors, metadata
+        return
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(digest_of, dict(tensors), dict(metadata))
+        try:
+            yield tensors, metadata
+        finally:
+            if found.result() != expected:
+                raise CheckpointError(f"{path}: damaged, its content is not what was written; copy it or make it anew")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
