@@ -60,6 +60,13 @@ def test_the_python_of_a_page_runs(page, right, tmp_path, monkeypatch, capsys):
     assert right is None or re.search(right, capsys.readouterr().out)
 
 
+def test_the_guide_names_every_operator_of_the_commands():
+    from stmd_sdk.cli.options import OPERATORS
+
+    page = (DOCS / "guides" / "restore.md").read_text()
+    assert [name for name in OPERATORS.split(", ") if f"`{name}`" not in page] == []
+
+
 @pytest.mark.parametrize("package", ["", ".operators", ".evaluation", ".data", ".inference"])
 def test_the_reference_has_every_public_name(package):
     page = DOCS / "reference" / f"{package.lstrip('.') or 'sdk'}.md"

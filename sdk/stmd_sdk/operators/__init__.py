@@ -1,4 +1,8 @@
-"""Measurement operators and noise models, with the method names of deepinv's physics: A, A_adjoint, A_dagger."""
+"""Measurement operators and noise models, with the method names of deepinv's physics: A, A_adjoint, A_dagger.
+
+May import codecs, networks, diffusion and the root modules. To add an operator: a final dataclass in ``linear.py`` (or
+``nonlinear.py``), named here, and in ``named.py`` where commands should know it.
+"""
 
 from __future__ import annotations
 
