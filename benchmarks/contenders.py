@@ -20,8 +20,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from measuring import Call
 from torch import Tensor, nn
 
-from stmd_export import Whole, export_onnx
+from stmd_export import Whole, export_onnx, export_openvino
 from stmd_sdk import ModelSpec, Sampler
+from stmd_sdk.backends.openvino import ARITHMETIC
 from stmd_sdk.codecs.codec import PixelCodec
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.errors import DeviceError, InvalidArgumentError, StmdError
@@ -31,7 +32,7 @@ from stmd_sdk.networks import PRESETS
 from stmd_sdk.networks.unet import UNet
 from stmd_sdk.runs.exported import ExportedRun
 
-BACKENDS = ["eager", "captured", "compiled", "onnx", "whole"]
+BACKENDS = ["eager", "captured", "compiled", "onnx", "openvino", "whole", "whole-openvino"]
 PEERS = ["loop", "ddim", "dpm++", "ddpm"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETS = 4  # of random inputs, in rotation
@@ -139,11 +140,14 @@ def _sampler(backend: str, path: Path, folder: Path, setting: Setting, device: t
             return Sampler.from_pretrained(path, device=device, dtype=dtype, compile=True, eager=True)
         case "onnx":
             return Sampler.from_pretrained(_export(path, folder, None), device=device)
-        case "whole":
-            if cuda:
-                raise DeviceError("it runs on the CPU alone, and this run is on a GPU")
+        case "openvino" | "whole" | "whole-openvino" if cuda:
+            raise DeviceError("it runs on the CPU alone, and this run is on a GPU")
+        case "openvino":
+            return Sampler.from_pretrained(_openvino(path, folder, None), dtype=dtype)
+        case "whole" | "whole-openvino":
             whole = Whole(setting.inference_steps, setting.mean_flow_steps)
-            return ExportedRun.open(_export(path, folder, whole), threads=torch.get_num_threads())
+            file = (_export if backend == "whole" else _openvino)(path, folder, whole)
+            return ExportedRun.open(file, threads=torch.get_num_threads(), arithmetic=ARITHMETIC[dtype])
         case _:
             raise InvalidArgumentError(f"there is no such backend; there are {', '.join(BACKENDS)}")
 
@@ -153,6 +157,13 @@ def _export(path: Path, folder: Path, whole: Whole | None) -> Path:
     name = f"{path.stem}-{'network' if whole is None else f'n{whole.inference_steps}m{whole.mean_flow_steps}'}"
     found = list((folder / name).glob("*.onnx"))
     return found[0] if found else export_onnx(path, folder / name, whole=whole)
+
+
+def _openvino(path: Path, folder: Path, whole: Whole | None) -> Path:
+    """The same for OpenVINO."""
+    file = _export(path, folder, whole)
+    found = list(file.parent.glob("*.xml"))
+    return found[0] if found else export_openvino(file, path, file.parent)
 
 
 def _sample_call(sampler: Sampler, setting: Setting) -> Call:

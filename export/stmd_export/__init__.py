@@ -1,4 +1,4 @@
-"""Export: a checkpoint to ONNX and TensorRT, each proven equal to what was trained.
+"""Export: a checkpoint to ONNX, OpenVINO and TensorRT, each proven equal to what was trained.
 
 >>> from stmd_export import export_onnx
 >>> from stmd_sdk import Sampler
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .engine_export import export_engine
     from .errors import EngineError, ExportError, ParityError
     from .onnx_export import Whole, export_onnx
+    from .openvino_export import export_openvino
 
 # Names are imported when first used: `stmd-export --help` must not wait for PyTorch.
 HOMES = {
@@ -23,9 +24,10 @@ HOMES = {
     "Whole": "onnx_export",
     "export_engine": "engine_export",
     "export_onnx": "onnx_export",
+    "export_openvino": "openvino_export",
 }
 
-__all__ = ["EngineError", "ExportError", "ParityError", "Whole", "export_engine", "export_onnx"]
+__all__ = ["EngineError", "ExportError", "ParityError", "Whole", "export_engine", "export_onnx", "export_openvino"]
 
 
 def __getattr__(name: str) -> object:

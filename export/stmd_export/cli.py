@@ -25,6 +25,9 @@ class PrecisionName(StrEnum):
 def export(
     ckpt: Annotated[str, typer.Option(help="A bundled model's name, or a .safetensors file.", show_default=False)],
     to_onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file, for ONNX Runtime.")] = False,
+    to_openvino: Annotated[
+        bool, typer.Option("--openvino", help="Write OpenVINO's .xml and .bin, for CPUs (and their ONNX file).")
+    ] = False,
     to_trt: Annotated[bool, typer.Option("--trt", help="Write a TensorRT engine (and its ONNX file).")] = False,
     whole: Annotated[
         bool,
@@ -69,13 +72,18 @@ def export(
 
     \b
     stmd-export --ckpt mnist --onnx --out deploy
+    stmd-export --ckpt mnist --openvino --out deploy
     stmd-export --ckpt mnist --trt --gpu-arch sm120 --precision fp16 --out deploy
     stmd-export --ckpt mnist --whole --inference-steps 4 --onnx --out deploy
     stmd-export --ckpt mnist --whole --label seven --onnx --out deploy
     """
     with exit_on_error():
-        if not (to_onnx or to_trt):
-            raise InvalidArgumentError("say what to write: --onnx, --trt, or both")
+        if not (to_onnx or to_openvino or to_trt):
+            raise InvalidArgumentError("say what to write: --onnx, --openvino or --trt, or several")
+        if to_openvino and precision != PrecisionName.fp32:
+            raise InvalidArgumentError(
+                "--openvino takes no --precision: an .xml is opened with the dtype to compute in"
+            )
         if not whole and (inference_steps, mean_flow_steps, label, labels, guidance) != (None, None, None, False, 1):
             raise InvalidArgumentError(
                 "--inference-steps, --mean-flow-steps, --label, --labels and --guidance go with --whole"
@@ -90,7 +98,7 @@ def export(
         asked = WholeOptions(inference_steps, mean_flow_steps or 1, label, labels, guidance) if whole else None
         architectures = tuple(filter(None, (name.strip().lower() for name in gpu_arch.split(","))))
         engine = EngineOptions(architectures, tensorrt, cache_dir, force) if to_trt else None
-        if not write_export(ckpt, asked, out, precision.value, sizes, engine, quiet):
+        if not write_export(ckpt, asked, out, precision.value, sizes, to_openvino, engine, quiet):
             raise typer.Exit(1)
 
 

@@ -19,6 +19,7 @@ from .engine import check_architectures
 from .engine_export import export_engine
 from .errors import ParityError
 from .onnx_export import Whole, export_onnx
+from .openvino_export import export_openvino
 
 __all__ = ["EngineOptions", "WholeOptions", "write_export"]
 
@@ -63,10 +64,11 @@ def write_export(
     out: Path,
     precision: Precision,
     sizes: tuple[int, int, int],
+    to_openvino: bool,
     engine: EngineOptions | None,
     quiet: bool,
 ) -> bool:
-    """Write the ONNX file, and an engine if asked; False, said, where it differs from the trained network."""
+    """Write the ONNX file and what else is asked for; False, said, where one differs from the trained network."""
     batch = BatchProfile(*sizes)
     if engine is not None:  # what cannot be built is said before the graph is traced
         name, trt = load_flavour(engine.flavour)
@@ -77,6 +79,8 @@ def write_export(
             tell = _silence if status is None else lambda text: status.update(plain(text))
             file = export_onnx(ckpt, out, whole=whole, precision=precision, batch=batch, say=tell)
             _wrote(file)
+            if to_openvino:
+                _wrote(export_openvino(file, ckpt, out, batch=batch, say=tell))
             if engine is not None:
                 built = export_engine(
                     file,

@@ -39,7 +39,16 @@ from .staging import staged
 with requires_extra("export"):
     import onnx
 
-__all__ = ["Say", "Whole", "export_onnx", "report_path", "versions"]
+__all__ = [
+    "Say",
+    "Whole",
+    "export_onnx",
+    "loaded_checkpoint",
+    "parity_batches",
+    "report_path",
+    "report_text",
+    "versions",
+]
 
 Say = Callable[[str], None]
 """What progress is told to."""
@@ -84,7 +93,7 @@ def export_onnx(
     """
     started = time.monotonic()
     runtime()  # parity needs it: say that it is missing before the work
-    weights, spec, module = _loaded(resolve_model(model))
+    weights, spec, module = loaded_checkpoint(resolve_model(model))
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
     times = _checked_times(trained, whole)
     spec.codec.prepare(spec.shape)
@@ -107,11 +116,11 @@ def export_onnx(
             say("comparing with the trained network")
             parity = _parity(trained, cast, file, artefact, batch)
             seconds = time.monotonic() - started
-            report_path(file).write_text(_report(file, spec, artefact, found, parity, seconds))
+            report_path(file).write_text(report_text(file, spec, artefact, found, parity, seconds))
     return target
 
 
-def _loaded(path: Path) -> tuple[str, ModelSpec, nn.Module]:
+def loaded_checkpoint(path: Path) -> tuple[str, ModelSpec, nn.Module]:
     """A checkpoint: its digest, its spec and its network."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")
@@ -122,10 +131,10 @@ def _loaded(path: Path) -> tuple[str, ModelSpec, nn.Module]:
     return weights, spec, module
 
 
-def _report(
+def report_text(
     file: Path, spec: ModelSpec, artefact: Artefact, operators: dict[str, Any], parity: Parity, seconds: float
 ) -> str:
-    """The JSON beside an ONNX file."""
+    """The JSON beside an exported file."""
     facts = {
         "file": file.name,
         "sha256": sha256_of_file(file),
@@ -146,7 +155,7 @@ def report_path(file: Path) -> Path:
 
 def versions() -> dict[str, str]:
     """What an artefact was made with."""
-    packages = ("stmd-sdk", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+    packages = ("stmd-sdk", "torch", "diffusers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in packages:
         try:
@@ -202,9 +211,14 @@ def _write(graph: onnx.ModelProto, file: Path, spec: ModelSpec, artefact: Artefa
     return artefact
 
 
+def parity_batches(batch: BatchProfile) -> list[int]:
+    """The batch sizes at which a graph is compared: small ones, where graphs branch, and the largest."""
+    return sorted({size for size in (1, 2, 3, batch.max) if batch.min <= size <= batch.max})
+
+
 def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, batch: BatchProfile) -> Parity:
     precision = artefact.precision
-    batches = sorted({size for size in (1, 2, 3, batch.max) if batch.min <= size <= batch.max})
+    batches = parity_batches(batch)
     if precision == "bf16":
         # ONNX Runtime has no bfloat16 on the CPU; ONNX's reference implementation has, slowly.
         batches = [size for size in batches if size <= 3] or batches[:1]

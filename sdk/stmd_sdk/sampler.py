@@ -69,8 +69,8 @@ class Sampler:
     ) -> Sampler:
         """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
 
-        The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, TensorRT for .engine.
-        ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
+        The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, OpenVINO for .xml,
+        TensorRT for .engine. ``device`` None takes CUDA where there is one; one asked for and absent is an error.
         ``dtype`` is that of the network's arithmetic: float32, bfloat16 or float16. State stays float32.
         ``compile`` passes a .safetensors model through ``torch.compile``: a first call takes up to a minute.
         On CUDA, ``sample`` of a .safetensors model captures whole runs without guides, of up to 128 evaluations, as

@@ -50,7 +50,8 @@ def test_the_whole_sampler_as_onnx_and_engine(exported, tmp_path, quick_trace):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "--onnx, --trt"),
+        ([], "--onnx, --openvino or --trt"),
+        (["--openvino", "--precision", "fp16"], "--precision"),
         (["--onnx", "--inference-steps", "4"], "--whole"),
         (["--onnx", "--batch", "4"], "MIN:OPT:MAX"),
         (["--onnx", "--batch", "4:2:1"], "MIN <= OPT"),

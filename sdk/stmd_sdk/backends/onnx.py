@@ -15,12 +15,15 @@ from ..models.artefact import read_graph
 from ..models.spec import ModelSpec
 from .session import has_cuda_provider, open_session, runtime
 
-__all__ = ["OnnxNetwork", "bind", "default_device", "load_onnx"]
+__all__ = ["SessionNetwork", "bind", "check_signature", "default_device", "load_onnx"]
 
 
 @final
-class OnnxNetwork:
-    """A session of an exported network. Inputs and output are float32, whatever the graph computes in."""
+class SessionNetwork:
+    """A session of an exported network. Inputs and output are float32, whatever the graph computes in.
+
+    The session is ONNX Runtime's, or on the CPU OpenVINO's.
+    """
 
     def __init__(self, session: Any, channels: int, device: torch.device) -> None:
         self.session = session
@@ -28,13 +31,13 @@ class OnnxNetwork:
         self.device = device
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("an ONNX session cannot be pickled: open its file in each process by Sampler.from_pretrained")
+        raise TypeError("a session cannot be pickled: open its file in each process by Sampler.from_pretrained")
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the graph on the session's device."""
-        refuse_gradients(x, "an ONNX session")
+        refuse_gradients(x, "a session of an exported file")
         if x.device.type != self.device.type:
-            raise InvalidArgumentError(f"x is on {x.device}, the ONNX session on {self.device}")
+            raise InvalidArgumentError(f"x is on {x.device}, the session on {self.device}")
         x, times = x.detach().float().contiguous(), times.detach().float().contiguous()
         if self.device.type == "cpu":
             (u,) = self.session.run(["u"], {"x": x.numpy(), "times": times.numpy()})
@@ -71,7 +74,7 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and has_cuda_provider() else "cpu")
 
 
-def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]:
+def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, SessionNetwork]:
     """The spec and the session of an exported network. Whole samplers are refused: they hold no network."""
     graph, text, artefact = read_graph(path)
     if artefact.kind != "network":
@@ -85,11 +88,11 @@ def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, OnnxNetwork]
         stream = torch.cuda.current_stream(device).cuda_stream
         options = {"device_id": str(device.index or 0), "user_compute_stream": str(stream)}
     session = open_session(path, graph, cuda=options, threads=torch.get_num_threads())
-    _check_signature(path, session, spec)
-    return spec, OnnxNetwork(session, spec.shape[0], device)
+    check_signature(path, session, spec)
+    return spec, SessionNetwork(session, spec.shape[0], device)
 
 
-def _check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
+def check_signature(path: Path, session: Any, spec: ModelSpec) -> None:
     """The graph's inputs and output must be those of the spec, with a free batch."""
     expected = {
         "x": [spec.in_channels, *spec.shape[1:]],

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from ..backends.flavours import FLAVOURS, installed_flavours, load_flavour, tensorrt_log
+from ..backends.openvino_session import cpu_arithmetic, openvino
 from ..backends.session import has_cuda_provider, open_session
 
 __all__ = ["Check", "checked", "report"]
@@ -50,6 +51,7 @@ def checked() -> list[Check]:
         _diffusers(),
         _onnxruntime(),
         _onnxruntime_cuda(driver.works),
+        _openvino(),
         _export(),
         *(_tensorrt(extra, driver.works) for extra in FLAVOURS),
     ]
@@ -157,6 +159,16 @@ def _run_identity(cuda: dict[str, str] | None) -> str:
 
 def _onnxruntime() -> Check:
     return _tried("ONNX Runtime on the CPU", _pip("onnx"), lambda: _run_identity(None))
+
+
+def _openvino() -> Check:
+    def attempt() -> str:
+        ov, known = openvino(), cpu_arithmetic()
+        fast = "bf16" in known
+        units = "" if fast else "; no bfloat16 units, which would multiply networks some two to three times as fast"
+        return f"{ov.__version__}, computes in {', '.join(known)}{units}"
+
+    return _tried("OpenVINO on the CPU", _pip("openvino"), attempt)
 
 
 def _onnxruntime_cuda(driver: bool) -> Check:

@@ -100,7 +100,7 @@ class DrawnRun:
     def open(self, *, progress: bool) -> Drawer:
         """The model, bundled or a file; a whole sampler holds its own steps."""
         path = Path(self.model)
-        if path.suffix != ".onnx" or not is_whole_sampler(path):
+        if not is_whole_sampler(path):
             from .sampling import sampler_drawer  # noqa: PLC0415  a whole sampler needs no PyTorch
 
             steps = parse_steps(self.steps)

@@ -11,7 +11,7 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +84,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 @contextmanager
-def opened_tensors(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+def opened_tensors(path: Path) -> Generator[tuple[dict[str, Tensor], dict[str, str]], None, None]:
     """As :func:`read_tensors`, but the seal is checked by another thread meanwhile and raises where the block ends.
 
     What is made of the tensors may be used after the block, then. The digest of a large file takes as long as the rest

@@ -10,6 +10,7 @@ from typing import Any
 from ..backends.tensorrt import read_engine
 from ..models.artefact import read_onnx
 from ..models.checkpoint import load_model, resolve_model
+from ..models.ir import read_ir
 from ..models.spec import ModelSpec
 
 __all__ = ["describe_file"]
@@ -33,6 +34,9 @@ def _read(path: Path) -> tuple[Mapping[str, Any], ModelSpec]:
         case ".onnx":
             text, artefact = read_onnx(path)
             return {"graph": artefact}, ModelSpec.from_json(text, str(path))
+        case ".xml":
+            ir = read_ir(path)
+            return {"graph": ir.artefact}, ModelSpec.from_json(ir.spec, str(path))
         case ".engine":
             spec, manifest, _ = read_engine(path)
             named = {field.name: getattr(manifest, field.name) for field in fields(manifest) if field.name != "layers"}

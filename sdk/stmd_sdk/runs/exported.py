@@ -1,6 +1,6 @@
-"""Whole samplers without PyTorch: ``noise`` in, samples out, with NumPy and ONNX Runtime alone.
+"""Whole samplers without PyTorch: ``noise`` in, samples out, with NumPy and ONNX Runtime or OpenVINO alone.
 
-A whole sampler is an ONNX file of ``stmd-export --whole``: grid, networks, bridge and decoder in one graph.
+A whole sampler is a file of ``stmd-export --whole``: grid, networks, bridge and decoder in one graph.
 Its one input is the noise [2N, b, ...] of the keys ``fold(0)`` to ``fold(2N - 1)``; of a file that takes them, the
 labels [b] are a second. Made here by NumPy, the noise has the same bits as that of :class:`stmd_sdk.Noise` on the CPU,
 so the samples are those of :meth:`stmd_sdk.Sampler.sample` up to the rounding of the graph.
@@ -9,7 +9,7 @@ so the samples are those of :meth:`stmd_sdk.Sampler.sample` up to the rounding o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..diffusion.noise import Noise
 
+from ..backends.openvino_session import Arithmetic, open_ir
 from ..backends.session import open_session
 from ..checks import check_integer
 from ..config import read_config, read_json
@@ -30,6 +31,7 @@ from ..diffusion import philox
 from ..diffusion.classes import UNLABELLED, Classes
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.artefact import Artefact, read_graph, read_onnx
+from ..models.ir import read_ir
 
 __all__ = ["ExportedRun", "is_whole_sampler", "normal"]
 
@@ -45,8 +47,14 @@ def normal(seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tu
 
 
 def is_whole_sampler(path: Path) -> bool:
-    """Whether an ONNX file of stmd-export is a whole sampler (and not a network). Damaged files raise."""
-    return read_onnx(path)[1].kind == "sampler"
+    """Whether an .onnx or .xml file of stmd-export is a whole sampler (not a network). Damaged files raise."""
+    match path.suffix:
+        case ".onnx":
+            return read_onnx(path)[1].kind == "sampler"
+        case ".xml":
+            return read_ir(path).artefact.kind == "sampler"
+        case _:
+            return False
 
 
 @final
@@ -64,10 +72,13 @@ class ExportedRun:
     classes: Classes | None = None
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int = 0) -> ExportedRun:
-        """Open a file of ``stmd-export --whole`` on the CPU; with ``threads`` 0 the runtime chooses."""
+    def open(cls, path: str | Path, *, threads: int = 0, arithmetic: Arithmetic = "f32") -> ExportedRun:
+        """Open a file of ``stmd-export --whole`` on the CPU; with ``threads`` 0 the runtime chooses.
+
+        An .xml computes in ``arithmetic``; that of an .onnx file was fixed when it was exported.
+        """
         path = Path(path)
-        graph, text, artefact = read_graph(path)
+        text, artefact, session_of = _read(path)
         if artefact.kind != "sampler":
             raise CheckpointError(
                 f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which "
@@ -76,7 +87,7 @@ class ExportedRun:
         spec = read_json(text, f"{path}: its spec", CheckpointError)
         name, shape = _name_and_shape(spec, path)
         classes = _classes(spec, path) if artefact.takes_labels else None
-        session = open_session(path, graph, threads=threads)
+        session = session_of(threads, arithmetic)
         inputs = session.get_inputs()
         steps = len(artefact.times) - 1
         expected = [2 * steps, *shape]
@@ -141,6 +152,21 @@ class ExportedRun:
         given = {"noise": noise, "labels": labels} if self.artefact.takes_labels else {"noise": noise}
         samples: NDArray[np.float32] = self.session.run(["samples"], given)[0]
         return samples
+
+
+def _read(path: Path) -> tuple[str, Artefact, Callable[[int, Arithmetic], Any]]:
+    """The spec (as JSON) and the artefact of a file, and what opens a session of the bytes that were checked."""
+    if path.suffix == ".xml":
+        ir = read_ir(path)
+        return ir.spec, ir.artefact, lambda threads, how: open_ir(ir, path, threads=threads, arithmetic=how)
+    graph, text, artefact = read_graph(path)
+
+    def session(threads: int, arithmetic: Arithmetic) -> Any:
+        if arithmetic != "f32":
+            raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision")
+        return open_session(path, graph, threads=threads)
+
+    return text, artefact, session
 
 
 def _classes(spec: Any, path: Path) -> Classes:

@@ -8,6 +8,7 @@ import torch
 
 from ..backends.devices import resolve_device
 from ..backends.onnx import default_device, load_onnx
+from ..backends.openvino import load_openvino
 from ..backends.tensorrt import load_engine
 from ..backends.torch import CompiledNetwork, TorchNetwork
 from ..diffusion.network import Network
@@ -30,7 +31,7 @@ def open_model(
         raise InvalidArgumentError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
     if path.suffix in (".onnx", ".engine") and dtype != torch.float32:
         raise InvalidArgumentError(f"the precision of {path} was fixed by stmd-export --precision; leave out dtype")
-    if path.suffix in (".onnx", ".engine") and compile:
+    if path.suffix in (".onnx", ".xml", ".engine") and compile:
         raise InvalidArgumentError(f"{path} holds no PyTorch module to compile; leave out compile=True")
     match path.suffix:
         case ".safetensors":
@@ -44,10 +45,13 @@ def open_model(
             chosen = default_device() if device is None else resolve_device(device)
             spec, session = load_onnx(path, chosen)
             return session, spec, chosen, None
+        case ".xml":
+            spec, session = load_openvino(path, device, dtype)
+            return session, spec, session.device, None
         case ".engine":
             spec, engine = load_engine(path, device)
             return engine, spec, engine.device, None
         case _:
             raise CheckpointError(
-                f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx or .engine"
+                f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx, .xml or .engine"
             )

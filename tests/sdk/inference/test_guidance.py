@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stmd_sdk import InferenceError, InvalidArgumentError, ModelSpec, Noise, Sampler, VPSchedule
-from stmd_sdk.backends.onnx import OnnxNetwork
+from stmd_sdk.backends.onnx import SessionNetwork
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
@@ -161,8 +161,8 @@ def test_the_network_gives_gradients_only_when_asked():
 
 
 def test_backends_that_cannot_differentiate_say_so():
-    session = OnnxNetwork(None, 1, CPU)
-    with pytest.raises(InvalidArgumentError, match="an ONNX session cannot be differentiated"):
+    session = SessionNetwork(None, 1, CPU)
+    with pytest.raises(InvalidArgumentError, match="a session of an exported file cannot be differentiated"):
         session(torch.zeros(1, 2, 8, 8, requires_grad=True), torch.ones(1, 3))
     sampler = Sampler(session, _images().spec, CPU)
     guide = LikelihoodGuide(lambda x: x.flatten(1).sum(1), SCHEDULE, 1.0)
