@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from measuring import Call
+from openvino_peer import OpenVinoUNet, openvino_unet
 from torch import Tensor, nn
 
 from stmd_export import Whole, export_onnx, export_openvino
@@ -33,7 +34,7 @@ from stmd_sdk.networks.unet import UNet
 from stmd_sdk.runs.exported import ExportedRun
 
 BACKENDS = ["eager", "captured", "compiled", "onnx", "openvino", "whole", "whole-openvino"]
-PEERS = ["loop", "ddim", "dpm++", "ddpm"]
+PEERS = ["loop", "ddim", "ddim-openvino", "dpm++", "ddpm"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETS = 4  # of random inputs, in rotation
 # The step counts that diffusers' users take, beside N x M steps.
@@ -109,7 +110,12 @@ def contenders(
         for peer in peers:
             leave_out(peer, f"diffusers' pipelines have a U-Net, and {setting.model} has none")
         return
-    unet = _peer_unet(module, spec, device, PRECISIONS[setting.precision])
+    dtype = PRECISIONS[setting.precision]
+    unet = _peer_unet(module, spec, device, dtype)
+    if "ddim-openvino" in wanted and device.type == "cpu":
+        converted = openvino_unet(_peer_unet(module, spec, device, torch.float32), setting.batch, ARITHMETIC[dtype])
+        call = _peer("ddim", converted, setting, setting.evaluations)
+        yield Contender(f"diffusers ddim in OpenVINO, {setting.evaluations} steps", call, setting.evaluations)
     for peer in peers:
         for steps in {setting.evaluations, USUAL[peer] if usual else setting.evaluations}:
             if peer != "ddpm" or steps == USUAL[peer]:
@@ -225,8 +231,9 @@ def _peer_unet(module: UNet, spec: ModelSpec, device: torch.device, dtype: torch
     return unet
 
 
-def _peer(peer: str, unet: UNet2DModel, setting: Setting, steps: int) -> Call:
+def _peer(peer: str, unet: UNet2DModel | OpenVinoUNet, setting: Setting, steps: int) -> Call:
     if peer == "dpm++":
+        assert isinstance(unet, UNet2DModel)
         return _dpm_solver(unet, setting.batch, steps)
     # diffusers types none of its pipelines' calls.
     pipeline: Any = DDIMPipeline(unet, DDIMScheduler()) if peer == "ddim" else DDPMPipeline(unet, DDPMScheduler())

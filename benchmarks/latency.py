@@ -218,7 +218,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     cuda = options.device != "cpu"
     options.models = options.models or (["mnist"] if options.quick else ["unet-mnist", *["unet-cifar10"] * cuda])
     quick = ["eager", *["captured"] * cuda, "onnx", "loop", "ddim"]
-    usual = [*quick, "dpm++", "ddpm", *["openvino", "whole", "whole-openvino"] * (not cuda)]
+    usual = [*quick, "dpm++", "ddpm", *["openvino", "whole", "whole-openvino", "ddim-openvino"] * (not cuda)]
     options.backends = options.backends or (quick if options.quick else [*BACKENDS, *PEERS] if options.full else usual)
     options.budget = options.budget or (3.0 if options.quick else 12.0)
     return options
