@@ -117,7 +117,7 @@ class Sampler:
         def run(most: int, advance: Callable[[], None]) -> Run:
             if self.captured is not None and not self.guides and self.captured.fits(times, mean_flow_steps):
                 return replace(self.captured, most=most, advance=advance, guidance=guidance)
-            return EagerRun(lambda steps: self._posterior(steps, guidance), self.spec, advance)
+            return EagerRun(lambda steps: self._posterior(steps, guidance), self.spec, advance, bool(self.guides))
 
         return draw_samples(run, noise, times, mean_flow_steps, self.spec.shape, batch_size, batch_invariant, progress)
 

@@ -29,6 +29,7 @@ from ..checks import check_integer
 from ..config import read_config, read_json
 from ..diffusion import philox
 from ..diffusion.classes import UNLABELLED, Classes
+from ..diffusion.host_philox import host_normals
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.artefact import Artefact, read_graph, read_onnx
 from ..models.ir import read_ir
@@ -40,10 +41,8 @@ BATCH = 64  # rows at once where the user gives no batch size
 
 def normal(seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Standard normals [len(indices), *shape] of (seed, indices, path): the bits of ``Noise.normal``."""
-    key, count = reduce(philox.fold, path, seed), math.prod(shape)
-    bits = philox.words(key, indices[:, None], np.arange(-(-count // 4))[None])
-    rows = np.stack(philox.normals(bits, np), axis=-1).reshape(len(indices), -1)[:, :count]
-    return rows.astype(np.float32).reshape(len(indices), *shape)
+    key = reduce(philox.fold, path, seed)
+    return host_normals([key], indices, math.prod(shape)).reshape(len(indices), *shape)
 
 
 def is_whole_sampler(path: Path) -> bool:
@@ -148,7 +147,8 @@ class ExportedRun:
         return torch.from_numpy(self._draw(int(noise.key), noise.indices.numpy(), labels.numpy()))
 
     def _draw(self, seed: int, indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        noise = np.stack([normal(seed, (i,), indices, self.shape) for i in range(2 * self.inference_steps)])
+        keys = [philox.fold(seed, i) for i in range(2 * self.inference_steps)]
+        noise = host_normals(keys, indices, math.prod(self.shape)).reshape(len(keys), len(indices), *self.shape)
         given = {"noise": noise, "labels": labels} if self.artefact.takes_labels else {"noise": noise}
         samples: NDArray[np.float32] = self.session.run(["samples"], given)[0]
         return samples

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from stmd_sdk import InvalidArgumentError, Noise
+from stmd_sdk.diffusion import host_philox
 from stmd_sdk.diffusion.noise import GivenNoise
 from stmd_sdk.diffusion.philox import fresh_seed
 
@@ -192,3 +193,14 @@ def test_a_gpu_draws_the_same_numbers():
     here, there = Noise.of(3, 64).fold(1), Noise.of(3, 64, device="cuda").fold(1)
     assert torch.equal(here.uniform(1000), there.uniform(1000).cpu())
     assert torch.allclose(here.normal(1000), there.normal(1000).cpu(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (1, 5, 5)])
+def test_the_normals_of_several_keys_in_one_pass_are_those_of_each(monkeypatch, shape):
+    noise = Noise.of(2**64 - 3, 5, first=7).labelled(torch.arange(5))
+    expected = [noise.fold(i).normal(*shape) for i in range(6)]
+    for once in (1, 64, 2**19):  # a key a pass, some, all
+        monkeypatch.setattr(host_philox, "ONCE", once)
+        given = noise.ahead(6, *shape)
+        assert all(torch.equal(given.fold(i).normal(*shape), expected[i]) for i in range(6))
+        assert torch.equal(given.labels, noise.labels)
