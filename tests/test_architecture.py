@@ -31,7 +31,7 @@ ROOMS = (
     "networks",
     "diffusion",
 )
-GROUND = ("images", "console", "progress", "config", "files", "locks", "checks", "errors")
+GROUND = ("hub", "images", "console", "progress", "config", "files", "locks", "checks", "errors")
 # Random functions of PyTorch that read its global generator where no generator is given.
 DRAWS = {
     "rand",
@@ -198,7 +198,7 @@ LOADERS = {
     "try_to_load_from_cache": {"sdk/stmd_sdk/codecs/vae.py"},  # finds a file, reads none
     "NoTrainInceptionV3": {"sdk/stmd_sdk/evaluation/inception.py"},  # unpickles bytes of a pinned digest
     "hf_hub_download": set(),
-    "snapshot_download": set(),
+    "snapshot_download": {"sdk/stmd_sdk/hub.py"},  # of one commit, its digests checked
     "load_state_dict_from_url": set(),
     "from_single_file": set(),
     "load_checkpoint_and_dispatch": set(),

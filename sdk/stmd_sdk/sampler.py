@@ -62,12 +62,16 @@ class Sampler:
         cls,
         name_or_path: str | Path,
         *,
+        revision: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
         eager: bool = False,
     ) -> Sampler:
-        """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
+        """Load a bundled model by name ("mnist", "digits", "mixture2d"), a model file by path, or "owner/name".
+
+        The last is a model on the Hugging Face Hub, at ``revision``, a branch, tag or commit ("owner/name@revision"
+        says the same): safetensors and JSON are fetched once, and nothing of them is executed.
 
         The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, TensorRT for .engine.
         ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
@@ -76,7 +80,7 @@ class Sampler:
         On CUDA, ``sample`` of a .safetensors model captures whole runs without guides, of up to 128 evaluations, as
         CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off.
         """
-        path = resolve_model(name_or_path)
+        path = resolve_model(name_or_path, revision)
         network, spec, on, captured = open_model(path, device, dtype, compile=compile, eager=eager)
         return cls(network, spec, on, captured=captured)
 

@@ -41,7 +41,7 @@ def sampler_drawer(
     """A model's sampling loop as a drawer."""
     file = resolve_model(model)
     before = model_digest(file)
-    sampler = open_sampler(model, device)
+    sampler = open_sampler(str(file), device)  # that very file, should the Hub have another by now
 
     def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
         drawn = sampler.sample(
