@@ -20,6 +20,8 @@ from stmd_sdk.diffusion.vp import VPSchedule
 def pytest_configure(config):
     # Forward-mode derivatives of PyTorch 2.13 go through its own deprecated torch.jit.script.
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+    # huggingface_hub 2.4 sends large files to httpx2 by its older name.
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
 
 
 def pytest_collection_modifyitems(items):

@@ -17,7 +17,7 @@ from typing import Any
 from .errors import CheckpointError, InvalidArgumentError, OutputError, StmdError
 from .files import brief, sha256_of_file
 
-__all__ = ["fetched", "hub_name", "published"]
+__all__ = ["check_repository", "fetched", "hub_name", "published"]
 
 NAME = re.compile(r"(?!.*(?:--|\.\.))(\w[\w.-]{0,90}/\w[\w.-]{0,90})(?<![.-])(?:@([\w./-]+))?", re.ASCII)
 FILE = re.compile(
@@ -68,6 +68,12 @@ def fetched(name: str, revision: str | None) -> Path:
         return folder
 
 
+def check_repository(name: str) -> None:
+    """Raise :class:`InvalidArgumentError` unless the Hub could have a repository of that name."""
+    if hub_name(name) != (name, None):
+        raise InvalidArgumentError(f"a repository is named owner/name, got {brief(repr(name))}")
+
+
 def published(name: str, files: Mapping[str, bytes | Path], *, private: bool, message: str) -> str:
     """Put ``files``, by their paths in the repository, there in one commit; the address of the commit.
 
@@ -75,8 +81,6 @@ def published(name: str, files: Mapping[str, bytes | Path], *, private: bool, me
     """
     from huggingface_hub import CommitOperationAdd  # noqa: PLC0415
 
-    if hub_name(name) != (name, None):
-        raise InvalidArgumentError(f"a repository is named owner/name, got {brief(repr(name))}")
     api = _api()
     with _told(name, None, api.endpoint, OutputError):
         api.create_repo(name, private=private, exist_ok=True)
@@ -155,19 +159,32 @@ def _told(name: str, revision: str | None, endpoint: str, kind: type[StmdError])
         yield
     except StmdError:
         raise
-    except errors.GatedRepoError as error:
-        ask = f"ask for access at {endpoint}/{name}, then log in with: hf auth login"
-        raise kind(f"{name} is gated: {ask}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise kind(
-            f"no {name}: neither a file or folder here, nor a model on {endpoint}; for one that is private log in "
-            "with: hf auth login"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise kind(f"{name} has no revision {brief(repr(revision))}") from error
+    except errors.HfHubHTTPError as error:
+        raise kind(_answer(error, name, revision, endpoint, kind is OutputError)) from error
     except Exception as error:
         what = "cannot be fetched whole from" if kind is CheckpointError else "cannot be written to"
         raise kind(f"{name} {what} {endpoint} ({_line(error)})") from error
+
+
+def _answer(error: Any, name: str, revision: str | None, endpoint: str, writing: bool) -> str:
+    """What the Hub's refusal means."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    status = error.response.status_code
+    match error:
+        case _ if writing and status in (401, 403, 404):
+            return f"{name} may not be written to on {endpoint}: log in, as someone who may, with: hf auth login"
+        case errors.GatedRepoError():
+            return f"{name} is gated: ask for access at {endpoint}/{name}, then log in with: hf auth login"
+        case errors.RepositoryNotFoundError():
+            return (
+                f"no {name}: neither a file or folder here, nor a model on {endpoint}; for one that is private log in "
+                "with: hf auth login"
+            )
+        case errors.RevisionNotFoundError():
+            return f"{name} has no revision {brief(repr(revision))}"
+        case _:
+            return f"{name}: {endpoint} refuses ({_line(error)})"
 
 
 def _line(error: Exception) -> str:

@@ -27,6 +27,7 @@ from .models.checkpoint import resolve_model
 from .models.spec import ModelSpec
 from .operators import LinearOperator, check_measurement
 from .runs.captured import CapturedRun
+from .runs.card import model_file, publish_model
 from .runs.chunks import chunked
 from .runs.drawing import draw_samples
 from .runs.eager import EagerRun
@@ -186,6 +187,16 @@ class Sampler:
         posterior = chunked(self._posterior(mean_flow_steps, guidance))
         x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
+
+    def push_to_hub(self, name: str, *, certificate: str | Path | None = None, private: bool = False) -> str:
+        """Put the model on the Hugging Face Hub as ``owner/name``; the address of the commit.
+
+        A card goes with it, made from the spec and from ``certificate``, the JSON that ``stmd certify`` wrote of this
+        model, and a grid of samples. ``private`` is of a repository that does not exist yet. The network must be
+        PyTorch's, in float32.
+        """
+        with model_file(self.network, self.spec) as file:
+            return publish_model(name, file, self.spec, self.sample, certificate, private)
 
     def guided(self, *guides: Guide) -> Sampler:
         """The same sampler with more guides, applied after those it has."""
