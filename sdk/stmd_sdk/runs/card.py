@@ -21,7 +21,7 @@ from ..hub import check_repository, published
 from ..images import grid
 from ..models.checkpoint import save_model
 from ..models.spec import ModelSpec
-from .description import described
+from .description import describe_spec
 
 __all__ = ["model_card", "model_file", "publish_model"]
 
@@ -99,7 +99,7 @@ def model_card(name: str, spec: ModelSpec, certificate: dict[str, Any] | None, *
         *([f"![samples]({PICTURE})"] if picture else []),
         "```python\nfrom stmd_sdk import Sampler\n\n"
         f'samples = Sampler.from_pretrained("{name}").sample(64, seed=0)\n```',
-        _table(("", ""), ((fact, value) for fact, value in described(spec))),
+        _table(("", ""), ((fact, value) for fact, value in describe_spec(spec))),
         _evidence(certificate),
     ]
     return "\n\n".join(parts) + "\n"

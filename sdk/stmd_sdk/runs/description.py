@@ -12,17 +12,17 @@ from ..models.artefact import read_onnx
 from ..models.checkpoint import load_model, resolve_model
 from ..models.spec import ModelSpec
 
-__all__ = ["describe_file", "described"]
+__all__ = ["describe_file", "describe_spec"]
 
 
 def describe_file(name_or_path: str) -> list[tuple[str, str]]:
     """Rows of a name and what is said: the file, how it was exported, the spec, and how it was trained."""
     path = resolve_model(name_or_path)
     exported, spec = _read(path)
-    return [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), *_rows(exported), *described(spec)]
+    return [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), *_rows(exported), *describe_spec(spec)]
 
 
-def described(spec: ModelSpec) -> list[tuple[str, str]]:
+def describe_spec(spec: ModelSpec) -> list[tuple[str, str]]:
     """The rows of a spec, and after them how the model was trained."""
     own = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "training"}
     own["shape"] = " x ".join(map(str, spec.shape))
