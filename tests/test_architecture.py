@@ -15,8 +15,8 @@ FILES = {
     for folder in (*PACKAGES.values(), ROOT / "benchmarks")
     for path in sorted(folder.rglob("*.py"))
 }
-# The rooms of the SDK: each may import those below it, none above. The root modules but `pipeline` and `sampler` are the
-# ground.
+# The rooms of the SDK: each may import those below it, none above. The root modules but `pipeline` and
+# `sampler` are the ground.
 ROOMS = (
     "cli",
     "evaluation",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_integer
+from .diffusion.denoiser import Denoiser
 from .diffusion.labelled import Labels
 from .diffusion.loop import Steps, reverse_sde
 from .diffusion.network import Network
@@ -187,6 +188,14 @@ class Sampler:
         posterior = chunked(self._posterior(mean_flow_steps, guidance))
         x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """E[x_0 | x_0 + σ n = x] as the model knows it, of x_0 as its network sees it, all classes together.
+
+        An STMD model has one inside; Mean Flow and target ``mixture`` have none: :class:`InvalidArgumentError`.
+        """
+        return self.spec.build_denoiser(self.network)
 
     def push_to_hub(self, name: str, *, certificate: str | Path | None = None, private: bool = False) -> str:
         """Put the model on the Hugging Face Hub as ``owner/name``; the address of the commit.
