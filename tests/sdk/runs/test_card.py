@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from stmd_sdk import CheckpointError, InvalidArgumentError, OutputError, Sampler
 from stmd_sdk.cli.app import app
 from stmd_sdk.models.checkpoint import BUNDLED, read_spec, resolve_model
+from stmd_sdk.runs.card import model_card, publish_model
 
 NAME = "someone/eight-modes"
 FINDING = {"measure": "variance ratio", "t": 0.5, "value": 1.0021, "standard_error": 0.004, "within": True}
@@ -40,19 +42,15 @@ def pushed(hub):
     return repository.commits[repository.refs["main"]]
 
 
-def test_what_a_sampler_puts_there_draws_the_same_samples(hub):
+def test_what_a_sampler_puts_there_draws_the_same_and_is_the_same_file_when_put_there_again(hub):
     sampler = Sampler.from_pretrained("mixture2d", device="cpu")
     where = sampler.push_to_hub(NAME)
     assert where == f"{hub.url}/{NAME}/commit/{hub.repositories[NAME].refs['main']}"
+    assert not hub.repositories[NAME].private
     again = Sampler.from_pretrained(NAME, device="cpu")
     assert again.spec == sampler.spec
     assert torch.equal(again.sample(8, seed=4), sampler.sample(8, seed=4))
-    assert not hub.repositories[NAME].private
-
-
-def test_what_was_opened_from_there_and_put_there_again_is_the_same_file(hub):
-    Sampler.from_pretrained("mixture2d", device="cpu").push_to_hub(NAME)
-    Sampler.from_pretrained(NAME, device="cpu").push_to_hub("someone/copy")
+    again.push_to_hub("someone/copy")
     first, second = (one.commits[one.refs["main"]] for one in hub.repositories.values())
     assert first["model.safetensors"] == second["model.safetensors"]
 
@@ -82,18 +80,9 @@ def test_the_card_says_the_spec_how_to_draw_and_what_the_certificate_found(hub, 
     assert "| measure | t = 0.5 | t = 1 |" in card
     assert "| variance ratio | 1.002 ± 0.004 | **1.200 ± 0.004** |" in card
     assert "It does *not* pass its certificate" in card
-    hub.repositories.clear()
-    Sampler.from_pretrained("mixture2d", device="cpu").push_to_hub(NAME)
+    Sampler.from_pretrained("mixture2d", device="cpu").push_to_hub(NAME)  # again, without one: a commit of its own
     assert "No certificate came with it" in pushed(hub)["README.md"].decode()
-
-
-def test_a_new_version_is_a_commit_of_its_own(hub, certificate):
-    sampler = Sampler.from_pretrained("mixture2d", device="cpu")
-    sampler.push_to_hub(NAME)
-    (first,) = hub.repositories[NAME].commits
-    sampler.push_to_hub(NAME, certificate=certificate())
     assert len(hub.repositories[NAME].commits) == 2
-    assert Sampler.from_pretrained(NAME, revision=first).spec == sampler.spec
 
 
 @pytest.mark.parametrize(
@@ -133,18 +122,12 @@ def test_who_may_not_write_is_told_so(hub, monkeypatch):
         sampler.push_to_hub(NAME)
 
 
-def test_strings_of_a_foreign_spec_stay_within_their_cells(hub):
-    from dataclasses import replace
-
-    sampler = Sampler.from_pretrained("mixture2d")
-    facts = {"note": "a | b\n# <script>"}
-    replace(sampler, spec=replace(sampler.spec, training=facts)).push_to_hub(NAME)
-    assert "| note | a \\| b # &lt;script> |" in pushed(hub)["README.md"].decode()
+def test_strings_of_a_foreign_spec_stay_within_their_cells():
+    spec = replace(read_spec(resolve_model("mixture2d")), training={"note": "a | b\n# <script>"})
+    assert "| note | a \\| b # &lt;script> |" in model_card(NAME, spec, None, picture=False)
 
 
 def test_an_exported_file_is_not_put_there(hub, tmp_path):
-    from stmd_sdk.runs.card import publish_model
-
     spec = read_spec(resolve_model("mixture2d"))
     with pytest.raises(InvalidArgumentError, match=r"put its \.safetensors there"):
         publish_model(NAME, tmp_path / "m.onnx", spec, lambda n, **_: torch.zeros(n, 2), None, False)
