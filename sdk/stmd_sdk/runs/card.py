@@ -28,7 +28,6 @@ __all__ = ["model_card", "model_file", "publish_model"]
 MODEL_FILE, CARD, PICTURE, CERTIFICATE = "model.safetensors", "README.md", "samples.png", "certificate.json"
 CERTIFICATE_BYTES = 2**24
 SHOWN, POINTS = 64, 4096  # samples of the card's picture: images, or points of the plane
-FACTS = ("measure", "t", "value", "standard_error", "within")
 
 
 @contextmanager
@@ -58,14 +57,15 @@ def publish_model(
     """
     check_repository(name)
     if model.suffix != ".safetensors":
-        raise InvalidArgumentError(f"{model}: exported files run where they were made for; put its .safetensors there")
+        raise InvalidArgumentError(f"{model}: what goes there is a .safetensors file of this project, and this is none")
     found = None if certificate is None else _certificate(Path(certificate), spec)
     files: dict[str, bytes | Path] = {MODEL_FILE: model}
     shape = spec.codec.decoded_shape(spec.shape)
     drawable = shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
     if drawable:
-        labels = None if spec.classes is None else [i % spec.classes.count for i in range(SHOWN)]
-        files[PICTURE] = _png(draw(POINTS if shape == (2,) else SHOWN, labels=labels, seed=0))
+        n = POINTS if shape == (2,) else SHOWN
+        labels = None if spec.classes is None else [i % spec.classes.count for i in range(n)]
+        files[PICTURE] = _png(draw(n, labels=labels, seed=0))
     if certificate is not None:
         files[CERTIFICATE] = Path(certificate)
     files[CARD] = model_card(name, spec, found, picture=drawable).encode()
@@ -80,11 +80,25 @@ def _certificate(path: Path, spec: ModelSpec) -> dict[str, Any]:
         case {"model": str(model), "verdict": "pass" | "fail", "data": str(), "pairs": int(), "findings": [*findings]}:
             if model != spec.name:
                 raise InvalidArgumentError(f"{path}: is the certificate of {brief(model)}, not of {spec.name}")
-            if findings and all(isinstance(one, dict) and one.keys() >= set(FACTS) for one in findings):
+            if findings and all(map(_is_finding, findings)):
                 return cast(dict[str, Any], values)
         case _:
             pass
     raise InvalidArgumentError(f"{path}: is no certificate, as stmd certify writes them")
+
+
+def _is_finding(one: Any) -> bool:
+    match one:
+        case {
+            "measure": str(),
+            "t": int() | float(),
+            "value": int() | float(),
+            "standard_error": int() | float(),
+            "within": bool(),
+        }:
+            return True
+        case _:
+            return False
 
 
 def model_card(name: str, spec: ModelSpec, certificate: dict[str, Any] | None, *, picture: bool) -> str:

@@ -91,6 +91,7 @@ def test_the_card_says_the_spec_how_to_draw_and_what_the_certificate_found(hub, 
         ({"model": "mnist"}, "is the certificate of mnist, not of mixture2d"),
         ({"findings": []}, "is no certificate"),
         ({"findings": [{"measure": "x"}]}, "is no certificate"),
+        ({"findings": [FINDING | {"value": "1"}]}, "is no certificate"),
         ({"verdict": "perfect"}, "is no certificate"),
     ],
 )
@@ -129,7 +130,7 @@ def test_strings_of_a_foreign_spec_stay_within_their_cells():
 
 def test_an_exported_file_is_not_put_there(hub, tmp_path):
     spec = read_spec(resolve_model("mixture2d"))
-    with pytest.raises(InvalidArgumentError, match=r"put its \.safetensors there"):
+    with pytest.raises(InvalidArgumentError, match=r"a \.safetensors file of this project"):
         publish_model(NAME, tmp_path / "m.onnx", spec, lambda n, **_: torch.zeros(n, 2), None, False)
     with pytest.raises(CheckpointError, match="neither a file"):
         Sampler.from_pretrained("mixture2e")
