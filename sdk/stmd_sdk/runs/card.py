@@ -27,7 +27,7 @@ __all__ = ["model_card", "model_file", "publish_model"]
 
 MODEL_FILE, CARD, PICTURE, CERTIFICATE = "model.safetensors", "README.md", "samples.png", "certificate.json"
 CERTIFICATE_BYTES = 2**24
-SHOWN, POINTS = 64, 4096  # samples of the card's picture: images, or points of the plane
+SHOWN, POINTS = 16, 4096  # samples of the card's picture: images, or points of the plane
 
 
 @contextmanager
@@ -108,8 +108,8 @@ def model_card(name: str, spec: ModelSpec, certificate: dict[str, Any] | None, *
     parts = [
         "---\nlibrary_name: stmd-sdk\ntags:\n- diffusion\n- stmd\n---",
         f"# {_plain(spec.name)}",
-        f"A stochastic diffusion model of {what}: one network evaluation draws "
-        "p(x_0 | x_t), so one step or a few lead from noise to samples.",
+        f"A diffusion model of {what}, sampled as its reverse SDE: draws of p(x_0 | x_t) and the bridge back to x_s, in "
+        f"{spec.default_inference_steps} steps where nobody says otherwise.",
         *([f"![samples]({PICTURE})"] if picture else []),
         "```python\nfrom stmd_sdk import Sampler\n\n"
         f'samples = Sampler.from_pretrained("{name}").sample(64, seed=0)\n```',
