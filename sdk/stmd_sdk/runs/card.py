@@ -108,7 +108,7 @@ def model_card(name: str, spec: ModelSpec, certificate: dict[str, Any] | None, *
     parts = [
         "---\nlibrary_name: stmd-sdk\ntags:\n- diffusion\n- stmd\n---",
         f"# {_plain(spec.name)}",
-        f"A diffusion model of {what}, sampled as its reverse SDE: draws of p(x_0 | x_t) and the bridge back to x_s, in "
+        f"A diffusion model of {what}, sampled as its reverse SDE: draws of p(x_0 | x_t) and the bridge to x_s, in "
         f"{spec.default_inference_steps} steps where nobody says otherwise.",
         *([f"![samples]({PICTURE})"] if picture else []),
         "```python\nfrom stmd_sdk import Sampler\n\n"
