@@ -5,6 +5,7 @@
 The teacher is the mixture's exact denoiser, whose evaluations are in the seconds. Both runs have the recipe's seed,
 data and losses, a constant learning rate, and differ in the flow loss's velocity alone; the curves are of the one-step
 draws of their averaged weights against exact ones, the mean over the certificate's times. Writes OUT.json and OUT.png.
+With --gradients it measures instead how far the gradients of batches scatter, with and without the teacher.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from measuring import environment, measured_machine
+from torch import Tensor
 
 from stmd_sdk.diffusion.denoiser import Denoiser
 from stmd_sdk.diffusion.noise import Noise
@@ -28,6 +31,7 @@ from stmd_sdk.mixtures.law import GaussianMixture
 from stmd_sdk.mixtures.problems import mixture
 from stmd_training.batches import batches_of
 from stmd_training.fitting import measured_spec
+from stmd_training.losses import Loss
 from stmd_training.recipe import Recipe, load_recipe
 from stmd_training.steps import TrainState
 from stmd_training.trainer import train
@@ -67,6 +71,33 @@ def curve(recipe: Recipe, law: GaussianMixture, taught: bool, every: int, pairs:
     return points
 
 
+def scatter(recipe: Recipe, law: GaussianMixture, batches: int = 24) -> dict[str, float]:
+    """Of each loss, after a distillation: the variance of its batches' gradients over their mean's squared norm."""
+    spec = measured_spec(recipe, law)
+    state = TrainState.fresh(spec, recipe, torch.device("cpu"))
+    losses: dict[str, Loss] = {}
+    for kind, plan in {"flow": _unscored(recipe), "flow and score": recipe}.items():
+        for who, teacher in {"distilled": lambda _: law.denoise, "from scratch": None}.items():
+            losses[f"{kind}, {who}"] = plan.loss(spec, state.loss_weights, teacher)
+    taught = losses["flow and score, distilled"]
+    deque(train(state, taught, batches_of(law, recipe.batch_size, recipe.seed), recipe), maxlen=0)
+    found: dict[str, float] = {}
+    for name, loss in losses.items():
+        rows: list[Tensor] = []
+        for k in range(batches):
+            key = Noise.of(recipe.seed + 5, recipe.batch_size).fold(k)
+            value = loss(state.network, law.sample(key.fold(9)), key).mean()
+            parts = torch.autograd.grad(value, list(state.network.parameters()))
+            rows.append(torch.cat([part.flatten() for part in parts]))
+        variance = torch.stack(rows).var(dim=0).sum()
+        found[name] = float(variance / (torch.stack(rows).mean(dim=0).square().sum() - variance / batches))
+    return found
+
+
+def _unscored(recipe: Recipe) -> Recipe:
+    return replace(recipe, energy_score=replace(recipe.energy_score, weight=0.0))
+
+
 def savings(scratch: list[dict[str, float]], taught: list[dict[str, float]]) -> list[dict[str, float]]:
     """For each distance that the run from scratch came to as its best so far: what either run had spent until then."""
     rows, best = list[dict[str, float]](), float("inf")
@@ -103,11 +134,15 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="others stay as OUT.json has them"
     )
+    parser.add_argument("--gradients", action="store_true", help="measure the scatter of gradients after --steps")
     parser.add_argument("--out", type=Path, default=Path("distill"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = replace(load_recipe(options.recipe, tuple(options.set)), steps=options.steps, decay="constant")
     law, report = mixture(recipe.data), options.out.with_suffix(".json")
+    if options.gradients:
+        print(json.dumps(scatter(recipe, law), indent=1))
+        return
     asked = {"recipe": options.recipe, "settings": options.set, "steps": options.steps, "pairs": options.pairs}
     result: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
     curves = result.get("curves", {}) if asked == {key: result.get(key) for key in asked} else {}
