@@ -67,6 +67,18 @@ def test_the_guide_names_every_operator_of_the_commands():
     assert [name for name in OPERATORS.split(", ") if f"`{name}`" not in page] == []
 
 
+def test_the_python_of_the_page_on_the_hub_runs(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in blocks("python", (DOCS / "hub.md").read_text()):
+        exec(compile(code, "docs/hub.md", "exec"), names)
+    assert names["points"].shape == (16, 2)
+    assert names["x"].abs().max() <= 1
+    printed = capsys.readouterr().out
+    assert f"{hub.url}/you/eight-modes/commit/" in printed
+    assert 0 < float(re.search(r"deviation of draws (\S+)", printed).group(1)) < 1
+
+
 @pytest.mark.parametrize("package", ["", ".operators", ".evaluation", ".data", ".inference"])
 def test_the_reference_has_every_public_name(package):
     page = DOCS / "reference" / f"{package.lstrip('.') or 'sdk'}.md"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .inference.draws import ChainDraws, GibbsDraws, SteeredDraws
     from .inference.summary import PosteriorSummary, posterior_summary
     from .models.spec import ModelSpec
+    from .pipeline import STMDPipeline, STMDScheduler
     from .sampler import Sampler
 
 __version__ = "0.2.0"
@@ -51,6 +52,8 @@ HOMES = {
     "OutputError": "errors",
     "Posterior": "diffusion.posterior",
     "PosteriorSummary": "inference.summary",
+    "STMDPipeline": "pipeline",
+    "STMDScheduler": "pipeline",
     "Sampler": "sampler",
     "SteeredDraws": "inference.draws",
     "StmdError": "errors",
@@ -77,6 +80,8 @@ __all__ = [
     "OutputError",
     "Posterior",
     "PosteriorSummary",
+    "STMDPipeline",
+    "STMDScheduler",
     "Sampler",
     "SteeredDraws",
     "StmdError",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import check_integer
+from .diffusion.denoiser import Denoiser
 from .diffusion.labelled import Labels
 from .diffusion.loop import Steps, reverse_sde
 from .diffusion.network import Network
@@ -27,6 +28,7 @@ from .models.checkpoint import resolve_model
 from .models.spec import ModelSpec
 from .operators import LinearOperator, check_measurement
 from .runs.captured import CapturedRun
+from .runs.card import model_file, publish_model
 from .runs.chunks import chunked
 from .runs.drawing import draw_samples
 from .runs.eager import EagerRun
@@ -62,12 +64,16 @@ class Sampler:
         cls,
         name_or_path: str | Path,
         *,
+        revision: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
         eager: bool = False,
     ) -> Sampler:
-        """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
+        """Load a bundled model by name ("mnist", "digits", "mixture2d"), a model file by path, or "owner/name".
+
+        The last is a model on the Hugging Face Hub, at ``revision``, a branch, tag or commit ("owner/name@revision"
+        says the same): safetensors and JSON are fetched once, and nothing of them is executed.
 
         The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, OpenVINO for .xml,
         TensorRT for .engine. ``device`` None takes CUDA where there is one; one asked for and absent is an error.
@@ -76,7 +82,7 @@ class Sampler:
         On CUDA, ``sample`` of a .safetensors model captures whole runs without guides, of up to 128 evaluations, as
         CUDA graphs: a first call of a size captures, later ones replay. ``eager`` turns that off.
         """
-        path = resolve_model(name_or_path)
+        path = resolve_model(name_or_path, revision)
         network, spec, on, captured = open_model(path, device, dtype, compile=compile, eager=eager)
         return cls(network, spec, on, captured=captured)
 
@@ -182,6 +188,24 @@ class Sampler:
         posterior = chunked(self._posterior(mean_flow_steps, guidance))
         x_0 = posterior(x_t.repeat(draws, *[1] * (x_t.ndim - 1)), t.repeat(draws), noise)
         return x_0.reshape(draws, -1, *self.spec.shape)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """E[x_0 | x_0 + σ n = x] as the model knows it, of x_0 as its network sees it, all classes together.
+
+        An STMD model has one inside; Mean Flow and target ``mixture`` have none: :class:`InvalidArgumentError`.
+        """
+        return self.spec.build_denoiser(self.network)
+
+    def push_to_hub(self, name: str, *, certificate: str | Path | None = None, private: bool = False) -> str:
+        """Put the model on the Hugging Face Hub as ``owner/name``; the address of the commit.
+
+        A card goes with it, made from the spec and from ``certificate``, the JSON that ``stmd certify`` wrote of this
+        model, and a grid of samples. ``private`` is of a repository that does not exist yet. The network must be
+        PyTorch's, in float32.
+        """
+        with model_file(self.network, self.spec) as file:
+            return publish_model(name, file, self.spec, self.sample, certificate, private)
 
     def guided(self, *guides: Guide) -> Sampler:
         """The same sampler with more guides, applied after those it has."""

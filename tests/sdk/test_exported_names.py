@@ -26,6 +26,8 @@ PUBLIC = {
     "OutputError",
     "Posterior",
     "PosteriorSummary",
+    "STMDPipeline",
+    "STMDScheduler",
     "Sampler",
     "SteeredDraws",
     "StmdError",

@@ -93,6 +93,38 @@ def tilt(
         run_tilt(init, energy, recipe, pool, steps, beta, running)
 
 
+def distill(
+    recipe: Annotated[str, typer.Argument(help="What to train: a recipe's name, or the path of a TOML file.")],
+    teacher: Annotated[str, typer.Option(help="The model that teaches: a bundled name, a file, a folder, owner/name.")],
+    data: Annotated[
+        str | None, typer.Option(help="What to train on, as of a recipe. Default: the teacher's own samples.")
+    ] = None,
+    pool: Annotated[int, typer.Option(help="How many samples of the teacher, without --data.")] = 16_384,
+    steps: Annotated[int | None, typer.Option(help="Inference steps N of the pool. Default: the teacher's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE-distilled.")] = None,
+    restart: Restart = False,
+    settings: Settings = None,
+    device: DeviceOption = None,
+    threads: Threads = None,
+    eager: Eager = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distil a model's denoiser into a one-step model: its exact velocity takes the place of the data's noisy one.
+
+    Each step costs one evaluation of the teacher a row. Without --data the student sees the teacher's samples alone: no
+    data are needed, and it learns what the teacher draws.
+
+    \b
+    stmd-train distill mnist-compact-calibrated --teacher runs/mnist-compact-ddpm/model.safetensors --data ~/mnist
+    stmd-train distill mixture2d-calibrated --teacher mixture2d --pool 65536 --set steps=2000
+    """
+    with exit_on_error():
+        from .commands import Running, run_distillation  # noqa: PLC0415  after --help has been answered
+
+        running = Running(out, restart, tuple(settings or ()), device, threads, eager, quiet)
+        run_distillation(recipe, teacher, data, pool, steps, running)
+
+
 HELP = """Train a model from a recipe: stmd-train RECIPE, in full stmd-train train RECIPE.
 
 Recipes: digits, mixture2d, mixture64, mnist, cifar10, celeba train as the paper does; digits-calibrated and so on
@@ -105,6 +137,7 @@ stmd-train digits-calibrated
 stmd-train mnist-calibrated --data ~/mnist --set network=unet-compact --set steps=10000
 stmd-train celeba --smoke
 stmd-train tilt --init mixture2d --energy energies:near
+stmd-train distill mixture2d-calibrated --teacher mixture2d
 torchrun --nproc-per-node 8 -m stmd_training cifar10 --data ~/cifar10
 stmd sample --model runs/digits-calibrated/model.safetensors
 """
@@ -129,6 +162,7 @@ train_app = typer.Typer(
 )
 train_app.command("train")(train_recipe)
 train_app.command("tilt")(tilt)
+train_app.command("distill")(distill)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import torch
 import typer
 
 from stmd_sdk.backends.devices import resolve_device
+from stmd_sdk.checks import check_integer
 from stmd_sdk.codecs.codec import LatentCodec
 from stmd_sdk.console import say
 from stmd_sdk.data.arrays import ArrayData
@@ -25,13 +26,14 @@ from stmd_sdk.sampler import Sampler
 
 from .batches import POOL
 from .classifier import accuracy, save_classifier, train_classifier
+from .distill import distilled_recipe, own_samples, teacher_of
 from .processes import joined_processes
 from .recipe import load_recipe
 from .run import TrainingRun
 from .smoke import smoke_test
 from .tilt import check_makes, import_energy, load_base, tilt_facts, tilted_pool, tilted_recipe
 
-__all__ = ["Running", "cache_pictures", "fit_classifier", "run_recipe", "run_tilt"]
+__all__ = ["Running", "cache_pictures", "fit_classifier", "run_distillation", "run_recipe", "run_tilt"]
 
 
 @final
@@ -72,6 +74,40 @@ def run_tilt(
             say(", ".join(f"{name} {value:.6g}" for name, value in facts.items()))
         run = TrainingRun(
             plan, data, folder, sampler.device, processes=processes, base=base, facts=facts, eager=running.eager
+        )
+        path = _path_of(run, running)
+    if processes.main:
+        say(f"{plan.steps} steps done. Draw from it: stmd sample --model {path}")
+
+
+def run_distillation(
+    recipe: str, teacher: str, source: str | None, pool: int, steps: int | None, running: Running
+) -> None:
+    """``stmd-train distill``."""
+    running.take_threads()
+    spec = Sampler.from_pretrained(teacher, device="cpu").spec
+    plan = distilled_recipe(spec, recipe, running.settings, source)
+    folder = running.out or Path("runs") / plan.name
+    check_writable(folder / "model.safetensors")
+    with joined_processes(running.device) as (processes, own):
+        sampler, facts = Sampler.from_pretrained(teacher, device=own), dict[str, float]()
+        known = teacher_of(sampler)
+        if source is None:
+            noise = Noise.of(plan.seed, check_integer("pool", pool, 1)).fold(POOL)
+            shown = not running.quiet and processes.main
+            samples, facts["pool"] = own_samples(sampler, noise, inference_steps=steps, progress=shown), float(pool)
+        else:
+            load = load_labelled_data if plan.classes else load_data
+            samples = load(os.path.expanduser(source))
+        run = TrainingRun(
+            plan,
+            samples,
+            folder,
+            sampler.device,
+            processes=processes,
+            facts=facts,
+            eager=running.eager,
+            teacher=known,
         )
         path = _path_of(run, running)
     if processes.main:

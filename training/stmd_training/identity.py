@@ -8,20 +8,21 @@ from dataclasses import replace
 
 import torch
 
-from stmd_sdk.codecs.codec import VectorCodec
+from stmd_sdk.codecs.codec import Codec, VectorCodec
 from stmd_sdk.data.arrays import ArrayData, ShardedData, WeightedData
 from stmd_sdk.errors import DataError, DataWarning
 from stmd_sdk.models.tensors import digest_of
 
 from .batches import TrainingData
+from .distill import Teacher
 from .recipe import Recipe
 from .steps import Base
 
 __all__ = ["check_labels", "described", "identity", "named_classes", "standardised"]
 
 
-def identity(data: TrainingData, base: Base | None) -> str:
-    """The samples that decide a run, and the weights that it starts from, as JSON.
+def identity(data: TrainingData, base: Base | None, teacher: Teacher | None = None) -> str:
+    """The samples that decide a run, the weights that it starts from and those that teach it, as JSON.
 
     A pool of weighted samples is known by its size and its base: drawn anew it differs in rounding.
     """
@@ -36,6 +37,8 @@ def identity(data: TrainingData, base: Base | None) -> str:
         facts["sha256"] = digest_of({"weights": data.weights, "means": data.means, "covariances": data.covariances})
     if base is not None:
         facts["base"] = digest_of({name: tensor.cpu() for name, tensor in base.weights.items()})
+    if teacher is not None:
+        facts["teacher"] = teacher.digest
     return json.dumps(facts, sort_keys=True)
 
 
@@ -59,8 +62,8 @@ def described(data: TrainingData, seen: TrainingData) -> str:
     )
 
 
-def standardised(data: TrainingData, base: Base | None) -> TrainingData:
-    """The data that are trained on: vectors standardised by column, or as ``base`` was trained on them.
+def standardised(data: TrainingData, codec: Codec | None) -> TrainingData:
+    """The data that are trained on: vectors standardised by column, or as ``codec`` has them, of a model before.
 
     Raises :class:`DataError` for vectors that are all equal.
     """
@@ -68,7 +71,7 @@ def standardised(data: TrainingData, base: Base | None) -> TrainingData:
         return data
     if bool((data.array == data.array[0]).all()):
         raise DataError(f"{data.name}: all of its {len(data)} samples are equal, there is nothing to learn")
-    codec = base.spec.codec if base is not None else VectorCodec.standardising(data.array)
+    codec = VectorCodec.standardising(data.array) if codec is None else codec
     return replace(data, array=codec.encode(data.array), codec=codec)
 
 

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.diffusion.classes import Classes
-from stmd_sdk.diffusion.denoiser import EpsilonDenoiser
+from stmd_sdk.diffusion.denoiser import Denoiser, EpsilonDenoiser
+from stmd_sdk.diffusion.glass import GlassVelocity
 from stmd_sdk.diffusion.labelled import given_labels
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
@@ -75,6 +76,12 @@ def _velocity_and_derivative(
     return u(z, tau), derivative
 
 
+def _taught(exact: Velocity, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The exact velocity, in float32 and without a graph."""
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        return exact(z, r, tau, x_t, t)
+
+
 @final
 @dataclass(frozen=True)
 class FlowLoss:
@@ -107,13 +114,15 @@ class FlowLoss:
         x_t: Float[Tensor, "b *d"],
         t: Float[Tensor, " b"],
         unit: Float[Tensor, " b"] | None = None,
+        exact: Velocity | None = None,
     ) -> Float[Tensor, " b"]:
         """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0) given (x_t, t), at intervals ``times`` drew.
 
-        ``velocity`` is that of some of the rows.
+        ``velocity`` is that of some of the rows. ``exact`` is E[v | z_τ, x_t] where it is known: it takes v's place,
+        the losses' minimiser stays, and the variance of v is in none of them.
         """
         z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
-        v = epsilon - y
+        v = epsilon - y if exact is None else _taught(exact, z, r, tau, x_t, t)
         k = self.times.moving_rows(len(y))
         moving, still = slice(0, k), slice(k, None)
         u, target = [], v.clone()
@@ -142,7 +151,8 @@ class STMDLoss:
     that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0. With a
     ``bound`` the energy score is that of draws clamped to [-bound, bound], so that values at the ends of the data's
     range, a picture's black, are drawn exactly. With learned ``weights`` both losses are weighed by their size at their
-    times. With ``classes`` the network is given the labels of the key's rows.
+    times. With ``classes`` the network is given the labels of the key's rows. ``teacher`` gives the denoiser of a key's
+    rows where one is known, whose exact velocity the flow loss then learns.
     """
 
     schedule: Schedule
@@ -155,6 +165,7 @@ class STMDLoss:
     bound: float | None = None
     weights: LossWeights | None = None
     classes: Classes | None = None
+    teacher: Callable[[Noise], Denoiser] | None = None
 
     def look(self, x_0: Float[Tensor, "b *d"], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """A time, the noisy look at x_0 that conditions the flow, and what the flow generates: (t, x_t, y)."""
@@ -187,6 +198,13 @@ class STMDLoss:
             case _:
                 raise AssertionError("errors of x_0 need a target whose x_0 has one y, as the recipe has it")
 
+    def _exact(self, denoiser: Denoiser) -> GlassVelocity:
+        match self.target:
+            case AbstractAffineTarget() as target:
+                return GlassVelocity(denoiser, self.schedule, target)
+            case _:
+                raise AssertionError("a teacher needs a target whose x_0 has one y, as distilled_recipe has it")
+
     def __call__(self, network: Network, x_0: Float[Tensor, "b *d"], noise: Noise, /) -> Float[Tensor, " b"]:
         """Flow loss plus λ times the energy score."""
         look = self.look(x_0, noise)
@@ -197,7 +215,8 @@ class STMDLoss:
         def velocity(rows: slice) -> Velocity:
             return self.posterior(network, noise[rows]).velocity
 
-        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, x_t, t, unit)
+        exact = None if self.teacher is None else self._exact(self.teacher(noise))
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, x_t, t, unit, exact)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
         if self.energy_score.weight > 0:

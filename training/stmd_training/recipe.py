@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from typing import Any, Literal
 from stmd_sdk.codecs.codec import Codec, PixelCodec
 from stmd_sdk.config import read_config, read_toml
 from stmd_sdk.diffusion.classes import Classes
+from stmd_sdk.diffusion.denoiser import Denoiser
+from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.schedules import ScheduleConfig
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
@@ -147,8 +150,13 @@ class Recipe:
             training=training,
         )
 
-    def loss(self, spec: ModelSpec, weights: LossWeights | None) -> Loss:
-        """The training loss of the objective, with the ``weights`` of the run's ``TrainState``, if it learns them."""
+    def loss(
+        self, spec: ModelSpec, weights: LossWeights | None, teacher: Callable[[Noise], Denoiser] | None = None
+    ) -> Loss:
+        """The training loss of the objective, with the ``weights`` of the run's ``TrainState``, if it learns them.
+
+        ``teacher`` is of objective STMD alone.
+        """
         match self.objective:
             case STMD() as objective:
                 return STMDLoss(
@@ -162,6 +170,7 @@ class Recipe:
                     spec.codec.bound if objective.bounded else None,
                     weights,
                     spec.classes,
+                    teacher,
                 )
             case MeanFlow(output):
                 return MeanFlowLoss(output, self.flow, spec.classes)

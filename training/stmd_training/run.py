@@ -31,6 +31,7 @@ from stmd_sdk.sampler import Sampler
 
 from .batches import TrainingData, batches_of, resident
 from .device_steps import Record, uncaptured
+from .distill import Teacher
 from .fitting import measured_spec
 from .identity import check_labels, described, identity, named_classes, standardised
 from .log import RunLog, RunProgress
@@ -53,7 +54,8 @@ SAMPLES = 64
 class TrainingRun:
     """One training run: a recipe, its data and the folder that holds everything it writes.
 
-    It starts from ``base`` where there is one. ``facts`` are figures about the data that the log and the model keep.
+    It starts from ``base`` where there is one, and learns of a ``teacher`` if it has one. ``facts`` are figures about
+    the data that the log and the model keep.
     On a GPU a step is one CUDA graph; ``eager`` launches its kernels one by one, with the same result.
 
     The folder gets ``model.safetensors`` (the averaged weights, usable at any time), ``state.safetensors`` (to resume
@@ -70,6 +72,7 @@ class TrainingRun:
     base: Base | None = None
     facts: Mapping[str, float] = field(default_factory=dict[str, float])
     eager: bool = False
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         if self.data.shape != self.recipe.shape:
@@ -120,7 +123,7 @@ class TrainingRun:
         self.processes.check_same("done steps", state.step, self.device)
         data, recipe = resident(self.seen, self.device), self.recipe
         batches = batches_of(data, recipe.batch_size, recipe.seed, recipe.unlabelled_share)
-        loss = recipe.loss(spec, state.loss_weights)
+        loss = recipe.loss(spec, state.loss_weights, None if self.teacher is None else self.teacher.denoiser)
         steps = train(state, loss, batches, recipe, self.processes, self._record())
         if not self.processes.main:
             deque(steps, maxlen=0)
@@ -162,11 +165,18 @@ class TrainingRun:
         """The data as the network sees them; a run from before vectors were standardised goes on without."""
         if self.state_path.exists() and not is_sealed_to_data(self.state_path):
             return self.data
-        return standardised(self.data, self.base)
+        before = self.base.spec if self.base is not None else self.teacher
+        seen = standardised(self.data, None if before is None else before.codec)
+        if self.teacher is not None and seen.codec != self.teacher.codec:
+            name = self.teacher.name
+            raise DataError(
+                f"{seen.name}: holds what {seen.codec} made, and {name} knows what {self.teacher.codec} makes"
+            )
+        return seen
 
     @cached_property
     def _identity(self) -> str:
-        return identity(self.data, self.base)
+        return identity(self.data, self.base, self.teacher)
 
     def _has_model(self, step: int) -> bool:
         try:
@@ -238,6 +248,7 @@ class TrainingRun:
             "torch": torch.__version__,
             "sdk": stmd_sdk.__version__,
             "commit": _commit(),
+            **({} if self.teacher is None else {"teacher": self.teacher.name}),
             **self.facts,
         }
 

@@ -12,13 +12,14 @@ from .certify import certify
 from .doctor import doctor
 from .evaluate import evaluate
 from .info import info
+from .push import push
 from .restore import restore
 from .sample import sample
 from .trajectory import trajectory
 
 __all__ = ["app", "main"]
 
-COMMANDS = sample, trajectory, doctor, certify, evaluate, restore, info
+COMMANDS = sample, trajectory, doctor, certify, evaluate, restore, info, push
 
 app = typer.Typer(
     help="Stochastic one- and few-step diffusion: draw samples, look at models, certify their transitions.",

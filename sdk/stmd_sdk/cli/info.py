@@ -14,7 +14,7 @@ __all__ = ["info"]
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="A bundled model's name, or a .safetensors, .onnx, .xml or .engine file.")
+        str, typer.Argument(help="A bundled model's name, a .safetensors, .onnx, .xml or .engine file, or owner/name.")
     ],
 ) -> None:
     """Show what a model is: its spec, its network and how it was trained; of exported files, how they were made."""

@@ -28,8 +28,10 @@ __all__ = [
     "parse_steps",
 ]
 
-ModelArgument = Annotated[str, typer.Argument(help="A bundled model's name, or a model file.")]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="A bundled model's name, or the path of a model file.")]
+ModelArgument = Annotated[str, typer.Argument(help="A bundled model's name, a model file, or owner/name on the Hub.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="A bundled model's name, a model file, or owner/name on the Hub.")
+]
 CountOption = Annotated[int, typer.Option("--n", "-n", help="How many samples.")]
 StepsOption = Annotated[
     str | None,

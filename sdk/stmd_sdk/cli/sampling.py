@@ -16,10 +16,11 @@ from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
 from ..images import grid
 from ..models.checkpoint import resolve_model
+from ..runs.card import publish_model
 from ..sampler import Sampler
 from .drawer import Drawer, asked_class, model_digest, unchanged_digest
 
-__all__ = ["draw_trajectory", "open_sampler", "sampler_drawer"]
+__all__ = ["draw_trajectory", "open_sampler", "push_file", "sampler_drawer"]
 
 
 def open_sampler(model: str, device: str | None) -> Sampler:
@@ -41,7 +42,7 @@ def sampler_drawer(
     """A model's sampling loop as a drawer."""
     file = resolve_model(model)
     before = model_digest(file)
-    sampler = open_sampler(model, device)
+    sampler = open_sampler(str(file), device)  # that very file, should the Hub have another by now
 
     def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
         drawn = sampler.sample(
@@ -97,6 +98,13 @@ def draw_trajectory(
         grid(torch.cat(rows[:-1]), columns=n).save(path)
     facts = _described(sampler, steps, mean_flow_steps) + (f", class {name}" if name else "")
     yield f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}"
+
+
+def push_file(model: str, name: str, certificate: Path | None, private: bool) -> str:
+    """Put a model's file on the Hub as it is; the address of the commit."""
+    file = resolve_model(model)
+    sampler = open_sampler(str(file), None)
+    return publish_model(name, file, sampler.spec, sampler.sample, certificate, private)
 
 
 def _described(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int) -> str:

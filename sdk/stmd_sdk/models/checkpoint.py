@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InvalidArgumentError
 from ..files import brief, is_file, is_folder, refuse_pointer
+from ..hub import fetched, hub_name
 from .spec import ModelSpec
 from .tensors import opened_tensors, read_metadata, write_tensors
 
@@ -23,13 +24,21 @@ def bundled_models() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
-def resolve_model(name_or_path: str | Path) -> Path:
-    """The file of a bundled name or a path."""
+def resolve_model(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """The file of a bundled name, of a path, or of ``owner/name`` on the Hub, in that order.
+
+    ``revision`` is a branch, tag or commit of the Hub's, as what follows the @ of ``owner/name@revision``.
+    """
     text, names = str(name_or_path), bundled_models()
     bundled = text.removeprefix("bundled:")
     if bundled in names and bundled == text:
         _check_doubt(text)
     path = BUNDLED / f"{bundled}.safetensors" if bundled in names else Path(name_or_path)
+    named = None if is_file(path, CheckpointError) or is_folder(path, CheckpointError) else hub_name(text)
+    if named is not None:
+        path = _of_repository(fetched(named[0], revision or named[1]))
+    elif revision is not None:
+        raise InvalidArgumentError(f"revision {revision!r} is of a model on the Hub, and {brief(repr(text))} is none")
     if is_folder(path, CheckpointError):
         raise CheckpointError(f"{path} is a folder; name a file in it, as in {path / 'model.safetensors'}")
     if not is_file(path, CheckpointError):
@@ -39,6 +48,13 @@ def resolve_model(name_or_path: str | Path) -> Path:
         )
     refuse_pointer(path, CheckpointError)
     return path
+
+
+def _of_repository(folder: Path) -> Path:
+    """This project's one file in what was fetched, or the folder, where diffusers' JSON says what is in it."""
+    files = list(folder.glob("*.safetensors"))
+    foreign = (folder / "model_index.json").exists() or (folder / "config.json").exists()
+    return folder if foreign or len(files) != 1 else files[0]
 
 
 def _check_doubt(name: str) -> None:

@@ -5,7 +5,8 @@ in the union :data:`Objective`, and its loss in ``stmd_training/recipe.py``. Eac
 
 - ``times`` and ``states``: how many times, and how many states [c, *d], its network takes;
 - ``default_steps`` and ``least_steps``: N where the user gives none, and the fewest that are worth a look;
-- ``draws``: whether its posterior draws p(x_0 | x_t) or knows one point; ``inner_flow``: whether M may exceed 1.
+- ``draws``: whether its posterior draws p(x_0 | x_t) or knows one point; ``inner_flow``: whether M may exceed 1;
+- ``denoiser``: the E[x_0 | x_0 + σ n = x] that its network knows, or an error that says why it knows none.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from ..diffusion.denoiser import EpsilonDenoiser
+from ..diffusion.denoiser import Denoiser, EpsilonDenoiser, FlowDenoiser
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from ..diffusion.schedule import Schedule
-from ..diffusion.target import AbstractTarget, ResidualTarget, X0Target
+from ..diffusion.target import AbstractAffineTarget, AbstractTarget, ResidualTarget, X0Target
 from ..diffusion.velocity import NetworkVelocity, Output, UnconditionalVelocity
 from ..errors import InvalidArgumentError
 from ..mixtures.local import LocalGaussians, MixtureTarget
@@ -97,6 +98,13 @@ class STMD:
         velocity = NetworkVelocity(network, target, self.output)
         return FlowPosterior(velocity, target, mean_flow_steps, measured.bound if self.bounded else None)
 
+    def denoiser(self, network: Network, measured: Measured) -> FlowDenoiser:
+        """The one inside the flow, where x_0 is affine in y."""
+        target = self.flow_target(measured)
+        if not isinstance(target, AbstractAffineTarget):
+            raise InvalidArgumentError("a model of target 'mixture' knows no E[x_0 | x_t]: x_0 is not affine in its y")
+        return FlowDenoiser(NetworkVelocity(network, target, self.output), measured.schedule, target)
+
 
 @final
 @dataclass(frozen=True)
@@ -135,6 +143,10 @@ class MeanFlow:
         """The map from x_1."""
         return MeanFlowPosterior(UnconditionalVelocity(network, self.output), mean_flow_steps)
 
+    def denoiser(self, network: Network, measured: Measured) -> Denoiser:
+        """None: its network never sees x_t."""
+        raise InvalidArgumentError("Mean Flow knows t = 1 only: it has no denoiser")
+
 
 @final
 @dataclass(frozen=True)
@@ -168,7 +180,11 @@ class DDPM:
 
     def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> PointPosterior:
         """The clipped point estimate."""
-        return PointPosterior(EpsilonDenoiser(network, measured.schedule), measured.schedule, measured.bound)
+        return PointPosterior(self.denoiser(network, measured), measured.schedule, measured.bound)
+
+    def denoiser(self, network: Network, measured: Measured) -> EpsilonDenoiser:
+        """The network's own."""
+        return EpsilonDenoiser(network, measured.schedule)
 
 
 Objective = STMD | MeanFlow | DDPM

@@ -13,9 +13,11 @@ from ..checks import check_integer
 from ..codecs.codec import Codec
 from ..config import read_config, read_json
 from ..diffusion.classes import Classes
-from ..diffusion.labelled import LabelledPosterior
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.labelled import LabelledPosterior, given_labels
 from ..diffusion.loop import MAX_STEPS, Steps, time_grid
 from ..diffusion.network import Network
+from ..diffusion.noise import AbstractNoise, Noise
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 from ..diffusion.schedules import ScheduleConfig
 from ..diffusion.vp import VPSchedule
@@ -116,6 +118,15 @@ class ModelSpec:
             lambda given: self.objective.posterior(given, mean_flow_steps, self.measured),
             guidance,
         )
+
+    def build_denoiser(self, network: Network, noise: AbstractNoise | None = None, guidance: float = 1.0) -> Denoiser:
+        """The denoiser E[x_0 | x_0 + σ n = x] that ``network`` knows, of x_0 as it sees it.
+
+        Of a model with classes that of all together, or, for the rows of ``noise`` alone, given its labels. Raises
+        :class:`InvalidArgumentError` where the objective has none.
+        """
+        key = Noise.of(0, 1) if noise is None else noise  # one without labels
+        return self.objective.denoiser(given_labels(self.classes, network, key, guidance), self.measured)
 
     def to_json(self) -> str:
         """The spec as JSON; of a model without classes, as it was before there were any."""

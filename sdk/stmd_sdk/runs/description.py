@@ -13,19 +13,25 @@ from ..models.checkpoint import load_model, resolve_model
 from ..models.ir import read_ir
 from ..models.spec import ModelSpec
 
-__all__ = ["describe_file"]
+__all__ = ["describe_file", "describe_spec"]
 
 
 def describe_file(name_or_path: str) -> list[tuple[str, str]]:
     """Rows of a name and what is said: the file, how it was exported, the spec, and how it was trained."""
     path = resolve_model(name_or_path)
     exported, spec = _read(path)
+    return [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), *_rows(exported), *describe_spec(spec)]
+
+
+def describe_spec(spec: ModelSpec) -> list[tuple[str, str]]:
+    """The rows of a spec, and after them how the model was trained."""
     own = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "training"}
     own["shape"] = " x ".join(map(str, spec.shape))
-    said = [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")]
-    for values in (exported, own, spec.training):  # apart: a fact of the training may be called "file"
-        said += [(name, _shown(value)) for name, value in values.items() if _says(value)]
-    return said
+    return [*_rows(own), *_rows(spec.training)]  # apart: a fact of the training may be called "shape"
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _shown(value)) for name, value in values.items() if _says(value)]
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], ModelSpec]:
