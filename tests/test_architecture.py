@@ -22,6 +22,7 @@ ROOMS = (
     "sampler",
     "runs",
     "backends",
+    "pretrained",
     "data",
     "models",
     "inference",
@@ -260,7 +261,7 @@ def test_the_schedule_alone_knows_beta():
     assert readers == {"sdk/stmd_sdk/diffusion/vp.py"}
 
 
-def test_diffusers_is_imported_by_the_u_net_alone_when_a_module_is_imported():
+def test_diffusers_is_imported_by_its_networks_alone_when_a_module_is_imported():
     at_the_top = {
         name
         for name, tree in FILES.items()
@@ -269,4 +270,7 @@ def test_diffusers_is_imported_by_the_u_net_alone_when_a_module_is_imported():
         for imported in _imports(node)
         if imported.split(".")[0] == "diffusers" and not name.startswith("benchmarks/")
     }
-    assert at_the_top == {"sdk/stmd_sdk/networks/unet.py"}
+    assert at_the_top == {
+        "sdk/stmd_sdk/networks/unet.py",
+        "sdk/stmd_sdk/networks/diffusers_network.py",
+    }

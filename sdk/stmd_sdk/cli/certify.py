@@ -29,7 +29,9 @@ def certify(
         int | None,
         typer.Option(help="Pairs (x_0, x_t) at each t, by default 16384, 1024 on held-out data; or (x, y), 200."),
     ] = None,
-    mean_flow_steps: Annotated[int, typer.Option(help="M, network evaluations a draw.")] = 1,
+    mean_flow_steps: Annotated[
+        int | None, typer.Option(help="M, network evaluations a draw. Default: the model's.")
+    ] = None,
     labelled: Annotated[
         bool, typer.Option("--labelled", help="Of a model with classes: given the labels of the held-out data.")
     ] = False,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import brief, is_file, is_folder, refuse_pointer
+from .folders import refuse_pickle, weights_in
 from .spec import ModelSpec
 from .tensors import read_metadata, read_tensors, write_tensors
 
@@ -24,19 +25,26 @@ def bundled_models() -> list[str]:
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """The file of a bundled name or a path."""
+    """The file of a bundled name, or of a path: a model file, or a folder of diffusers, whose weights it then is.
+
+    The order is: a bundled model, a path that exists.
+    """
     text, names = str(name_or_path), bundled_models()
     bundled = text.removeprefix("bundled:")
     if bundled in names and bundled == text:
         _check_doubt(text)
     path = BUNDLED / f"{bundled}.safetensors" if bundled in names else Path(name_or_path)
     if is_folder(path, CheckpointError):
-        raise CheckpointError(f"{path} is a folder; name a file in it, as in {path / 'model.safetensors'}")
+        weights = weights_in(path)
+        if weights is None:
+            raise CheckpointError(f"{path} is a folder; name a file in it, as in {path / 'model.safetensors'}")
+        path = weights
     if not is_file(path, CheckpointError):
         raise CheckpointError(
             f"no model {brief(repr(str(name_or_path)))}: neither a file nor one of the bundled models "
             f"({', '.join(bundled_models())})"
         )
+    refuse_pickle(path)
     refuse_pointer(path, CheckpointError)
     return path
 
