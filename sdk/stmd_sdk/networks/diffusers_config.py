@@ -51,7 +51,8 @@ class DiffusersConfig:
     def out_channels(self) -> int:
         """Those of its output, more than of its input where it learnt a variance too."""
         default = 3 if self.model == "UNet2DModel" else self.shape[0]
-        return cast(int, self.arguments.get("out_channels") or default)
+        given = self.arguments.get("out_channels", default)
+        return default if given is None else cast(int, given)
 
     @property
     def classes(self) -> int:
