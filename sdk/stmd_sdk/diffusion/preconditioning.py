@@ -120,10 +120,10 @@ class DiscreteSteps:
 @lru_cache(16)
 def _log_sigmas(levels: DiscreteSteps) -> np.ndarray:
     """log σ of each step that has one, in float64 of β in float32, as diffusers has them."""
-    n, first, last = levels.steps, np.float32(levels.beta_start), np.float32(levels.beta_end)
+    n = levels.steps
     match levels.betas:
         case "linear":
-            betas = torch.linspace(first, last, n, dtype=torch.float32, device="cpu")
+            betas = torch.linspace(levels.beta_start, levels.beta_end, n, dtype=torch.float32, device="cpu")
         case "scaled_linear":
             betas = torch.linspace(levels.beta_start**0.5, levels.beta_end**0.5, n, device="cpu").float() ** 2
         case "squaredcos_cap_v2":  # Nichol and Dhariwal (2021)

@@ -39,7 +39,7 @@ __all__ = ["Consistency", "certify_own_denoiser"]
 
 STATES, DRAWS = 64, 4
 FLOW_STEPS = Pretrained.default_flow_steps
-NO_VERDICT = "This is the model's consistency with itself, which it may have and be wrong: no verdict."
+NO_VERDICT = "No verdict: a model may agree with itself and be wrong."
 
 
 @final

@@ -55,7 +55,7 @@ def test_the_command_prints_it_as_no_verdict(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ran = CliRunner().invoke(app, ["certify", "mixture2d", "--against", "own-denoiser", "--pairs", "16"])
     assert ran.exit_code == 0, ran.output
-    assert "no verdict" in " ".join(ran.output.split())
+    assert "No verdict" in " ".join(ran.output.split())
     assert (tmp_path / "mixture2d-own-denoiser.json").is_file()
     refused = CliRunner().invoke(app, ["certify", "mixture2d", "--against", "oracle"])
     assert refused.exit_code == 2
