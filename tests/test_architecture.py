@@ -24,6 +24,7 @@ ROOMS = (
     "sampler",
     "runs",
     "backends",
+    "pretrained",
     "data",
     "models",
     "inference",
@@ -262,7 +263,7 @@ def test_the_schedule_alone_knows_beta():
     assert readers == {"sdk/stmd_sdk/diffusion/vp.py"}
 
 
-def test_diffusers_is_imported_with_the_u_net_and_the_pipeline_alone():
+def test_diffusers_is_imported_by_its_networks_and_its_pipeline_alone_when_a_module_is_imported():
     at_the_top = {
         name
         for name, tree in FILES.items()
@@ -271,4 +272,8 @@ def test_diffusers_is_imported_with_the_u_net_and_the_pipeline_alone():
         for imported in _imports(node)
         if imported.split(".")[0] == "diffusers" and not name.startswith("benchmarks/")
     }
-    assert at_the_top == {"sdk/stmd_sdk/networks/unet.py", "sdk/stmd_sdk/pipeline.py"}
+    assert at_the_top == {
+        "sdk/stmd_sdk/networks/unet.py",
+        "sdk/stmd_sdk/networks/diffusers_network.py",
+        "sdk/stmd_sdk/pipeline.py",
+    }

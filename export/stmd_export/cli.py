@@ -38,7 +38,7 @@ def export(
         typer.Option(min=1, help="With --whole: N, the inference steps inside. Default: the model's."),
     ] = None,
     mean_flow_steps: Annotated[
-        int | None, typer.Option(min=1, help="With --whole: M, the Mean Flow steps of each. Default: 1.")
+        int | None, typer.Option(min=1, help="With --whole: M, the Mean Flow steps of each. Default: the model's.")
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="With --whole: the one class that it draws, by number or name. Default: all.")
@@ -95,7 +95,7 @@ def export(
         sizes = _sizes(batch)
         from .command import EngineOptions, WholeOptions, write_export  # noqa: PLC0415  after --help has been answered
 
-        asked = WholeOptions(inference_steps, mean_flow_steps or 1, label, labels, guidance) if whole else None
+        asked = WholeOptions(inference_steps, mean_flow_steps, label, labels, guidance) if whole else None
         architectures = tuple(filter(None, (name.strip().lower() for name in gpu_arch.split(","))))
         engine = EngineOptions(architectures, tensorrt, cache_dir, force) if to_trt else None
         if not write_export(ckpt, asked, out, precision.value, sizes, to_openvino, engine, quiet):

@@ -12,8 +12,9 @@ from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.console import console, plain, say, say_error
 from stmd_sdk.diffusion.classes import parsed_label
 from stmd_sdk.models.artefact import Precision
-from stmd_sdk.models.checkpoint import read_spec, resolve_model
+from stmd_sdk.models.checkpoint import resolve_model
 from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.pretrained.opening import pretrained_spec
 
 from .engine import check_architectures
 from .engine_export import export_engine
@@ -41,7 +42,7 @@ class WholeOptions:
     """What a whole sampler draws: by how many steps, of which classes."""
 
     inference_steps: int | None
-    mean_flow_steps: int
+    mean_flow_steps: int | None
     label: str | None
     takes_labels: bool
     guidance: float
@@ -51,7 +52,7 @@ class WholeOptions:
         names = spec.classes.names if spec.classes is not None else ()
         return Whole(
             self.inference_steps or spec.default_inference_steps,
-            self.mean_flow_steps,
+            spec.flow_steps(self.mean_flow_steps),
             None if self.label is None else parsed_label(self.label, names),
             self.takes_labels,
             self.guidance,
@@ -73,7 +74,7 @@ def write_export(
     if engine is not None:  # what cannot be built is said before the graph is traced
         name, trt = load_flavour(engine.flavour)
         check_architectures(name, trt, engine.architectures)
-    whole = None if asked is None else asked.of(read_spec(resolve_model(ckpt)))
+    whole = None if asked is None else asked.of(pretrained_spec(resolve_model(ckpt)))
     try:
         with nullcontext() if quiet else console.status("loading") as status:
             tell = _silence if status is None else lambda text: status.update(plain(text))

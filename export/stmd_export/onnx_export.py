@@ -26,8 +26,9 @@ from stmd_sdk.errors import CheckpointError, InvalidArgumentError, requires_extr
 from stmd_sdk.files import check_writable, sha256_of_file
 from stmd_sdk.locks import locked
 from stmd_sdk.models.artefact import Artefact, Precision, data_path, sealed
-from stmd_sdk.models.checkpoint import load_model, resolve_model
+from stmd_sdk.models.checkpoint import resolve_model
 from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.pretrained.opening import load_pretrained
 from stmd_sdk.runs.exported import ExportedRun
 from stmd_sdk.sampler import Sampler
 
@@ -125,7 +126,7 @@ def loaded_checkpoint(path: Path) -> tuple[str, ModelSpec, nn.Module]:
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: only .safetensors checkpoints can be exported")
     weights = sha256_of_file(path)
-    spec, module = load_model(path)
+    spec, module = load_pretrained(path)
     if sha256_of_file(path) != weights:
         raise CheckpointError(f"{path}: was replaced while it was loaded; export it again")
     return weights, spec, module

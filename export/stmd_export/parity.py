@@ -190,7 +190,7 @@ def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     tau = torch.tensor([1.0, 0.0, 0.5])[row % 3]
     r = tau * ((row + 1) % 2)
     t = torch.tensor([0.001, 0.3, 0.7, 1.0])[row % 4]
-    times = spec.objective.times_at(r, tau, t)
+    times = spec.objective.times_at(r, tau, t, spec.schedule)
     if spec.classes is None:
         return x, times
     return x, with_labels(times, _labelled(noise, spec).labels, spec.classes.count)

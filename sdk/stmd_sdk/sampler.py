@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .backends.devices import resolve_device
 from .checks import check_integer
+from .codecs.codec import Codec
 from .diffusion.denoiser import Denoiser
 from .diffusion.labelled import Labels
 from .diffusion.loop import Steps, reverse_sde
@@ -32,6 +34,7 @@ from .runs.card import model_file, publish_model
 from .runs.chunks import chunked
 from .runs.drawing import draw_samples
 from .runs.eager import EagerRun
+from .runs.given import given_denoiser
 from .runs.inputs import earlier, noise_of, state_of
 from .runs.opening import open_model
 from .runs.run import Run
@@ -86,12 +89,32 @@ class Sampler:
         network, spec, on, captured = open_model(path, device, dtype, compile=compile, eager=eager)
         return cls(network, spec, on, captured=captured)
 
+    @classmethod
+    def from_denoiser(
+        cls,
+        denoise: Denoiser,
+        *,
+        shape: tuple[int, ...],
+        codec: Codec | None = None,
+        sigma_data: float = 1.0,
+        device: torch.device | str | None = None,
+    ) -> Sampler:
+        """A sampler of any denoiser E[x_0 | x_0 + σ n = x] of (x [b, *shape], σ [b]), by its exact flow, untrained.
+
+        ``sigma_data`` is the root mean square of x_0; where it is off, more ``mean_flow_steps`` are needed, no others
+        drawn. ``codec`` None takes x_0 of three dimensions for images in [-1, 1], which are clamped at last, any other
+        for vectors, which are not. The denoiser is tried at two levels: :class:`InvalidArgumentError` says what is
+        wrong with what it returns.
+        """
+        on = resolve_device(device)
+        return cls(*given_denoiser(denoise, tuple(shape), codec, sigma_data, on), on)
+
     def sample(
         self,
         n: int,
         *,
         inference_steps: Steps = None,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         guidance: float = 1.0,
         seed: int | Noise | None = None,
@@ -106,33 +129,34 @@ class Sampler:
         network's sums, which depends on the batch. With ``batch_invariant`` it is the same bit for bit: whole
         buckets of 16 neighbours are drawn in place of ``batch_size`` rows, so that sample k is always row
         k mod 16 of 16, and those not asked for are dropped. ``batch_size`` None takes what fits in memory.
-        With ``inference_steps`` N and ``mean_flow_steps`` M it costs N x M network evaluations a sample. A
-        ``Noise`` as seed names its samples itself.
+        With ``inference_steps`` N and ``mean_flow_steps`` M it costs N x M network evaluations a sample; M is 1 by
+        default, of a pretrained denoiser 16. A ``Noise`` as seed names its samples itself.
 
         ``labels`` are the classes to draw, of a model that has some: one for all, or one each (that of sample
         ``first + i`` is labels[i]), by number or name; None draws from all together. With ``guidance`` w other than 1
         each evaluation is two, without + w (with - without) the labels: above 1 a class's samples are more like each
         other than the data's, and no longer draws of the model's law.
         """
-        times = self.spec.grid(inference_steps, mean_flow_steps)
+        m = self.spec.flow_steps(mean_flow_steps)
+        times = self.spec.grid(inference_steps, m)
         noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
         if batch_invariant and isinstance(seed, Noise):
             raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
         self.spec.codec.prepare(self.spec.shape)
 
         def run(most: int, advance: Callable[[], None]) -> Run:
-            if self.captured is not None and not self.guides and self.captured.fits(times, mean_flow_steps):
+            if self.captured is not None and not self.guides and self.captured.fits(times, m):
                 return replace(self.captured, most=most, advance=advance, guidance=guidance)
             return EagerRun(lambda steps: self._posterior(steps, guidance), self.spec, advance, bool(self.guides))
 
-        return draw_samples(run, noise, times, mean_flow_steps, self.spec.shape, batch_size, batch_invariant, progress)
+        return draw_samples(run, noise, times, m, self.spec.shape, batch_size, batch_invariant, progress)
 
     def trajectory(
         self,
         n: int,
         *,
         inference_steps: Steps = None,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         guidance: float = 1.0,
         seed: int | Noise | None = None,
@@ -142,7 +166,7 @@ class Sampler:
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
-        times = self.spec.grid(inference_steps, mean_flow_steps)
+        times = self.spec.grid(inference_steps, self.spec.flow_steps(mean_flow_steps))
         noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
         posterior = self._posterior(mean_flow_steps, guidance)
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
@@ -153,7 +177,7 @@ class Sampler:
         t: float | Float[Tensor, " b"],
         s: float | Float[Tensor, " b"],
         *,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         guidance: float = 1.0,
         seed: int | Noise | None = None,
@@ -173,7 +197,7 @@ class Sampler:
         t: float | Float[Tensor, " b"],
         *,
         draws: int = 1,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         guidance: float = 1.0,
         seed: int | Noise | None = None,
@@ -230,7 +254,7 @@ class Sampler:
         *,
         steps: int | None = None,
         resample: bool = False,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         seed: int | Noise | None = None,
         progress: bool = False,
@@ -244,7 +268,8 @@ class Sampler:
         the most couplings, 300 by default, and the starts cost N x M more.
         """
         prior, noise = self._prior(mean_flow_steps, "gibbs"), noise_of(seed, draws, self.spec, self.device, labels)
-        times, m = self.spec.grid(None, mean_flow_steps), mean_flow_steps
+        m = self.spec.flow_steps(mean_flow_steps)
+        times = self.spec.grid(None, m)
         return gibbs_draws(
             prior, log_likelihood, noise, times, steps=steps, resample=resample, mean_flow_steps=m, progress=progress
         )
@@ -259,7 +284,7 @@ class Sampler:
         tempering: float | None = 0.9,
         start: Tensor | None = None,
         inference_steps: Steps = None,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         seed: int | Noise | None = None,
         progress: bool = False,
@@ -273,7 +298,7 @@ class Sampler:
         times from 0.8 to 0.1 for all others. Draws of pixels are clamped as the data are.
         """
         prior, noise = self._prior(mean_flow_steps, "chain"), noise_of(seed, chains, self.spec, self.device, labels)
-        times = self.spec.grid(inference_steps, mean_flow_steps)
+        times = self.spec.grid(inference_steps, self.spec.flow_steps(mean_flow_steps))
         begin = times if start is None else state_of(start, 1.0, self.spec, self.device)[0]
         return chain_draws(
             prior, log_likelihood, noise, begin, steps=steps, levels=levels, tempering=tempering, progress=progress
@@ -287,7 +312,7 @@ class Sampler:
         inference_steps: Steps = None,
         resample_below: float = 0.5,
         tempering: float | Sequence[float] = 0.8,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         seed: int | Noise | None = None,
         progress: bool = False,
@@ -298,19 +323,20 @@ class Sampler:
         rising power may leave, or the powers themselves, one a step and 1 at last.
         """
         prior, noise = self._prior(mean_flow_steps, "steer"), noise_of(seed, particles, self.spec, self.device, labels)
-        times = self.spec.grid(inference_steps, mean_flow_steps)
+        times = self.spec.grid(inference_steps, self.spec.flow_steps(mean_flow_steps))
         return steered_draws(
             prior, reward, noise, times, resample_below=resample_below, tempering=tempering, progress=progress
         )
 
-    def _posterior(self, mean_flow_steps: int, guidance: float = 1.0) -> Posterior:
-        self.spec.check_steps(1, mean_flow_steps)
-        posterior = self.spec.build_posterior(self.network, mean_flow_steps, guidance)
+    def _posterior(self, mean_flow_steps: int | None, guidance: float = 1.0) -> Posterior:
+        m = self.spec.flow_steps(mean_flow_steps)
+        self.spec.check_steps(1, m)
+        posterior = self.spec.build_posterior(self.network, m, guidance)
         for guide in self.guides:
             posterior = guide(posterior)
         return posterior
 
-    def _prior(self, mean_flow_steps: int, what: str) -> Prior:
+    def _prior(self, mean_flow_steps: int | None, what: str) -> Prior:
         """The model's own posterior in batches, for methods whose mathematics needs draws of it and no others."""
         if self.guides:
             raise InvalidArgumentError(

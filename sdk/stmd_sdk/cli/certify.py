@@ -29,13 +29,21 @@ def certify(
         int | None,
         typer.Option(help="Pairs (x_0, x_t) at each t, by default 16384, 1024 on held-out data; or (x, y), 200."),
     ] = None,
-    mean_flow_steps: Annotated[int, typer.Option(help="M, network evaluations a draw.")] = 1,
+    mean_flow_steps: Annotated[
+        int | None, typer.Option(help="M, network evaluations a draw. Default: the model's.")
+    ] = None,
     labelled: Annotated[
         bool, typer.Option("--labelled", help="Of a model with classes: given the labels of the held-out data.")
     ] = False,
     posterior: Annotated[
         str | None,
         typer.Option(help=f"Test the draws of gibbs given y instead: {OPERATORS}, or projections[:COUNT] of vectors."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="own-denoiser: compare with draws by the flow of the model's own denoiser, without a verdict."
+        ),
     ] = None,
     sigma: Annotated[float, typer.Option(help="With --posterior, the noise of y.")] = SIGMA,
     resample: Annotated[bool, typer.Option("--resample", help="With --posterior, resampled draws.")] = False,
@@ -48,15 +56,24 @@ def certify(
     [dim]stmd certify mixture2d[/dim]
     [dim]stmd certify mnist --data MNIST_DIR[/dim]
     [dim]stmd certify digits --posterior sr2[/dim]
+    [dim]stmd certify mnist --against own-denoiser[/dim]
     """
     with exit_on_error():
         # After --help has been answered.
         from ..evaluation.certify import certify_model  # noqa: PLC0415
+        from ..evaluation.own_denoiser import certify_own_denoiser  # noqa: PLC0415
         from ..evaluation.posterior_report import certify_posterior  # noqa: PLC0415
 
         shared: dict[str, Any] = {"pairs": pairs, "mean_flow_steps": mean_flow_steps, "seed": seed}
         shared["progress"] = console.is_terminal
-        if posterior is None:
+        if against is not None:
+            if against != "own-denoiser" or posterior is not None or data is not None or labelled:
+                raise InvalidArgumentError(
+                    "--against takes own-denoiser alone, and goes without --data, --labelled and --posterior"
+                )
+            out = Path(f"{named(model)}-own-denoiser") if out is None else out
+            report = certify_own_denoiser(model, out=out, **shared)
+        elif posterior is None:
             if resample or sigma != SIGMA:
                 raise InvalidArgumentError("--sigma and --resample are of --posterior OPERATOR")
             out = Path(f"{named(model)}-certificate") if out is None else out

@@ -75,7 +75,7 @@ class DrawnRun:
 
     model: str
     steps: str | None
-    mean_flow_steps: int
+    mean_flow_steps: int | None
     device: str | None
     batch_size: int | None
     seed: int | None
@@ -107,7 +107,7 @@ class DrawnRun:
             return sampler_drawer(
                 self.model, steps, self.mean_flow_steps, self.guidance, self.device, self.batch_size, progress
             )
-        if (self.steps, self.mean_flow_steps, self.guidance, self.device) != (None, 1, 1, None):
+        if (self.steps, self.mean_flow_steps, self.guidance, self.device) != (None, None, 1, None):
             raise InvalidArgumentError(
                 f"{self.model} holds its steps and runs on the CPU: leave out what says otherwise"
             )

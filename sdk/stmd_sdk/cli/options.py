@@ -37,7 +37,9 @@ StepsOption = Annotated[
     str | None,
     typer.Option(help="Inference steps N, or a decreasing grid of times such as 1,0.6,0.3,0. Default: the model's."),
 ]
-MeanFlowStepsOption = Annotated[int, typer.Option(help="Mean Flow steps M of each inference step; the cost is N x M.")]
+MeanFlowStepsOption = Annotated[
+    int | None, typer.Option(help="Mean Flow steps M of each inference step; the cost is N x M. Default: the model's.")
+]
 SeedOption = Annotated[
     int | None, typer.Option(help="Sample k of a seed is always the same. Default: a fresh one, printed.")
 ]

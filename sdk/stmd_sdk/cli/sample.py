@@ -28,7 +28,7 @@ def sample(
         int | None, typer.Option("--n", "-n", help="How many samples. Default: 64, or 8 of each class.")
     ] = None,
     steps: StepsOption = None,
-    mean_flow_steps: MeanFlowStepsOption = 1,
+    mean_flow_steps: MeanFlowStepsOption = None,
     label: LabelOption = None,
     guidance: GuidanceOption = 1.0,
     seed: SeedOption = None,

@@ -33,7 +33,7 @@ def open_sampler(model: str, device: str | None) -> Sampler:
 def sampler_drawer(
     model: str,
     steps: int | list[float] | None,
-    mean_flow_steps: int,
+    mean_flow_steps: int | None,
     guidance: float,
     device: str | None,
     batch_size: int | None,
@@ -68,7 +68,7 @@ def draw_trajectory(
     model: str,
     device: str | None,
     steps: int | list[float] | None,
-    mean_flow_steps: int,
+    mean_flow_steps: int | None,
     label: str | None,
     guidance: float,
     seed: int | None,
@@ -107,8 +107,8 @@ def push_file(model: str, name: str, certificate: Path | None, private: bool) ->
     return publish_model(name, file, sampler.spec, sampler.sample, certificate, private)
 
 
-def _described(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int) -> str:
+def _described(sampler: Sampler, steps: int | list[float] | None, mean_flow_steps: int | None) -> str:
     """The steps of a run in words."""
     count = len(steps) - 1 if isinstance(steps, list) else steps or sampler.spec.default_inference_steps
     times = f" at {', '.join(map(str, steps))}" if isinstance(steps, list) else ""
-    return f"{count} inference steps{times} x {mean_flow_steps} Mean Flow steps"
+    return f"{count} inference steps{times} x {sampler.spec.flow_steps(mean_flow_steps)} Mean Flow steps"

@@ -29,7 +29,7 @@ def trajectory(
     model: ModelOption = "mnist",
     n: CountOption = 8,
     steps: StepsOption = None,
-    mean_flow_steps: MeanFlowStepsOption = 1,
+    mean_flow_steps: MeanFlowStepsOption = None,
     label: LabelOption = None,
     guidance: GuidanceOption = 1.0,
     seed: SeedOption = None,

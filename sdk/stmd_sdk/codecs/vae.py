@@ -15,15 +15,15 @@ from torch import Tensor
 from ..config import read_json
 from ..errors import CheckpointError
 from ..files import brief, is_file, read_bytes, sha256_of
+from ..networks.limits import check_sizes
 
-__all__ = ["SD_VAE_FT_EMA", "load_vae", "weights_file"]
+__all__ = ["SD_VAE_FT_EMA", "load_vae", "present_name", "weights_file"]
 
 SD_VAE_FT_EMA = "stabilityai/sd-vae-ft-ema@f04b2c4b98319346dad8c65879f680b1997b204a"
 """The VAE of the paper's latents, at the revision that this project means."""
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 CONFIG_BYTES, WEIGHTS_BYTES = 2**20, 2**32
-MOST, MOST_ANY, MOST_LEVELS = {"layers_per_block": 16}, 65_536, 10
 PINNED = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
 
 # Attention as files from before diffusers 0.16 name it, sd-vae-ft-ema's among them.
@@ -85,7 +85,7 @@ def _build(config: Path) -> Any:
         values: Any = read_json(read_bytes(config, CheckpointError, CONFIG_BYTES), str(config), CheckpointError)
         if not isinstance(values, dict) or values.get("_class_name") != "AutoencoderKL":
             raise ValueError("it describes no AutoencoderKL")
-        _check_sizes(values)
+        check_sizes(cast(dict[str, Any], values))
         known = {key: value for key, value in cast(dict[str, Any], values).items() if not key.startswith("_")}
         # On the meta device no weights are allocated, nor drawn at random only to be replaced.
         with torch.device("meta"):
@@ -96,21 +96,10 @@ def _build(config: Path) -> Any:
         raise CheckpointError(f"{config}: cannot build a VAE from it ({brief(str(error))})") from error
 
 
-def _check_sizes(values: dict[str, Any]) -> None:
-    """Raise for numbers that no VAE has: building would take for ever before it failed."""
-    for key, value in values.items():
-        most = MOST.get(key, MOST_ANY)
-        for number in cast(list[Any], value) if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not -most <= number <= most:
-                raise ValueError(f"{key} is {number:.6g}, more than {most}")
-        if isinstance(value, list) and len(cast(list[Any], value)) > MOST_LEVELS:
-            raise ValueError(f"{key} has more than {MOST_LEVELS} entries")
-
-
 def _tensors(weights: Path, data: bytes, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under today's names, checked against those of the network, as float32."""
     try:
-        found = {_renamed(name): tensor for name, tensor in load(data).items()}
+        found = {present_name(name): tensor for name, tensor in load(data).items()}
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{weights}: not a whole safetensors file ({error})") from error
     if found.keys() != expected.keys():
@@ -122,7 +111,8 @@ def _tensors(weights: Path, data: bytes, expected: dict[str, Tensor]) -> dict[st
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in found.items()}
 
 
-def _renamed(name: str) -> str:
+def present_name(name: str) -> str:
+    """Today's name of a tensor in a file of diffusers."""
     if ".attentions." not in name:
         return name
     module, _, kind = name.rpartition(".")

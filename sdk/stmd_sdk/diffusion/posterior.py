@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol, final, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .integrator import Integrator, average_steps
 from .noise import AbstractNoise, Noise
 from .schedule import Schedule, expand
 from .target import AbstractTarget
@@ -32,34 +31,26 @@ def _clamped(x_0: Tensor, bound: float | None) -> Tensor:
     return x_0 if bound is None else x_0.clamp(-bound, bound)
 
 
-def _integrate(velocity: Velocity, z: Tensor, x_t: Tensor, t: Tensor, steps: int) -> Tensor:
-    """z_r = z_τ - (τ - r) u(z_τ, r, τ) from τ = 1 to 0 on a uniform grid of ``steps`` Mean Flow steps."""
-    grid = torch.linspace(1, 0, steps + 1, dtype=z.dtype, device=z.device)
-    rows = z.shape[0]  # len() would freeze the batch of an exported graph
-    for tau, r in pairwise(grid):
-        z = z - (tau - r) * velocity(z, r.expand(rows), tau.expand(rows), x_t, t)
-    return z
-
-
 @final
 @dataclass(frozen=True)
 class FlowPosterior:
     """A draw of y by the conditional flow given (x_t, t), and x_0 of y (20-22): STMD's draw of p(x_0 | x_t).
 
-    Costs M = ``mean_flow_steps`` evaluations of the velocity. With a ``bound`` draws are clamped to [-bound, bound],
-    for a network that was trained so: clamped without, draws are too narrow.
+    Costs M = ``mean_flow_steps`` evaluations of the velocity, by the rule ``integrate``. With a ``bound`` draws are
+    clamped to [-bound, bound], for a network that was trained so: clamped without, draws are too narrow.
     """
 
     velocity: Velocity
     target: AbstractTarget
     mean_flow_steps: int = 1
     bound: float | None = None
+    integrate: Integrator = average_steps
 
     def draw_y(
         self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
     ) -> Float[Tensor, "b *d"]:
         """Draw what the flow generates."""
-        return _integrate(self.velocity, noise.normal(*x_t.shape[1:]), x_t, t, self.mean_flow_steps)
+        return self.integrate(self.velocity, noise.normal(*x_t.shape[1:]), x_t, t, self.mean_flow_steps)
 
     def __call__(
         self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
@@ -101,7 +92,7 @@ class MeanFlowPosterior:
         self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
     ) -> Float[Tensor, "b *d"]:
         """Map x_1 to x_0; ``noise`` is not used."""
-        return _integrate(self.velocity, x_t, x_t, t, self.mean_flow_steps)
+        return average_steps(self.velocity, x_t, x_t, t, self.mean_flow_steps)
 
 
 def bounded(posterior: Posterior, bound: float) -> Posterior:

@@ -32,6 +32,16 @@ class VPSchedule(Schedule):
         if not (0 < self.beta_min <= self.beta_max < math.inf):
             raise InvalidArgumentError(f"need 0 < beta_min <= beta_max, got {self.beta_min} and {self.beta_max}")
 
+    @classmethod
+    def up_to(cls, ratio: float) -> VPSchedule:
+        """The default schedule, or a flatter one whose largest σ_t / α_t, that at t = 1, is ``ratio``.
+
+        For denoisers that know no larger level: log α_1 = -¼ (β_max + β_min) is to be -½ log(1 + ratio²).
+        """
+        usual = cls()
+        beta_max = 2 * math.log1p(min(ratio, 1e6) ** 2) - usual.beta_min
+        return cls(min(usual.beta_min, beta_max), min(usual.beta_max, beta_max))
+
     def log_ratio(self, t: Tensor, s: Tensor) -> Tensor:
         """log(α_t / α_s) = -½ ∫_s^t β, without the cancellation of a difference of logarithms."""
         slope = self.beta_max - self.beta_min

@@ -31,7 +31,7 @@ def certify_model(
     *,
     out: Path,
     pairs: int | None = None,
-    mean_flow_steps: int = 1,
+    mean_flow_steps: int | None = None,
     labelled: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -48,6 +48,7 @@ def certify_model(
     if pairs is not None:
         check_integer("pairs", pairs, 1)
     sampler = Sampler.from_pretrained(model)
+    mean_flow_steps = _flow_steps(sampler, mean_flow_steps)
     source = _source(sampler, data, labelled)
     if isinstance(source, GaussianMixture):
         report, panel = _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress)
@@ -58,6 +59,17 @@ def certify_model(
     write_page(report, panel, as_page)
     report.write_json(as_json)
     return report
+
+
+def _flow_steps(sampler: Sampler, asked: int | None) -> int:
+    """M, if it is enough that a certificate judges the model and not the steps of its flow."""
+    steps, least = sampler.spec.flow_steps(asked), sampler.spec.objective.least_flow_steps
+    if steps < least:
+        raise InvalidArgumentError(
+            f"mean_flow_steps = {steps}: a pretrained denoiser draws by a flow whose own error would be judged; "
+            f"give at least {least}"
+        )
+    return steps
 
 
 def _source(sampler: Sampler, data: str | None, labelled: bool) -> ArrayData | ShardedData | GaussianMixture:

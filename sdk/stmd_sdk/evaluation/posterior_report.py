@@ -97,7 +97,7 @@ def certify_posterior(
     pairs: int | None = None,
     steps: int | None = None,
     resample: bool = False,
-    mean_flow_steps: int = 1,
+    mean_flow_steps: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> PosteriorReport:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import brief, is_file, is_folder, refuse_pointer
 from ..hub import fetched, hub_name
+from .folders import refuse_pickle, weights_in
 from .spec import ModelSpec
 from .tensors import opened_tensors, read_metadata, write_tensors
 
@@ -27,7 +28,8 @@ def bundled_models() -> list[str]:
 def resolve_model(name_or_path: str | Path, revision: str | None = None) -> Path:
     """The file of a bundled name, of a path, or of ``owner/name`` on the Hub, in that order.
 
-    ``revision`` is a branch, tag or commit of the Hub's, as what follows the @ of ``owner/name@revision``.
+    A path is that of a model file, or of a folder of diffusers, whose weights it then is. ``revision`` is a branch, tag
+    or commit of the Hub's, as what follows the @ of ``owner/name@revision``.
     """
     text, names = str(name_or_path), bundled_models()
     bundled = text.removeprefix("bundled:")
@@ -40,12 +42,16 @@ def resolve_model(name_or_path: str | Path, revision: str | None = None) -> Path
     elif revision is not None:
         raise InvalidArgumentError(f"revision {revision!r} is of a model on the Hub, and {brief(repr(text))} is none")
     if is_folder(path, CheckpointError):
-        raise CheckpointError(f"{path} is a folder; name a file in it, as in {path / 'model.safetensors'}")
+        weights = weights_in(path)
+        if weights is None:
+            raise CheckpointError(f"{path} is a folder; name a file in it, as in {path / 'model.safetensors'}")
+        path = weights
     if not is_file(path, CheckpointError):
         raise CheckpointError(
             f"no model {brief(repr(str(name_or_path)))}: neither a file nor one of the bundled models "
             f"({', '.join(bundled_models())})"
         )
+    refuse_pickle(path)
     refuse_pointer(path, CheckpointError)
     return path
 

@@ -5,28 +5,33 @@ in the union :data:`Objective`, and its loss in ``stmd_training/recipe.py``. Eac
 
 - ``times`` and ``states``: how many times, and how many states [c, *d], its network takes;
 - ``default_steps`` and ``least_steps``: N where the user gives none, and the fewest that are worth a look;
+- ``default_flow_steps`` and ``least_flow_steps``: M where the user gives none, and the fewest of a certificate;
 - ``draws``: whether its posterior draws p(x_0 | x_t) or knows one point; ``inner_flow``: whether M may exceed 1;
 - ``denoiser``: the E[x_0 | x_0 + σ n = x] that its network knows, or an error that says why it knows none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, final
 
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, EpsilonDenoiser, FlowDenoiser
+from ..diffusion.glass import GlassVelocity
+from ..diffusion.integrator import multistep
 from ..diffusion.network import Network
 from ..diffusion.posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
+from ..diffusion.preconditioning import GivenLevels, PreconditionedDenoiser, Preconditioning
 from ..diffusion.schedule import Schedule
 from ..diffusion.target import AbstractAffineTarget, AbstractTarget, ResidualTarget, X0Target
 from ..diffusion.velocity import NetworkVelocity, Output, UnconditionalVelocity
 from ..errors import InvalidArgumentError
 from ..mixtures.local import LocalGaussians, MixtureTarget
 
-__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Target", "lifted"]
+__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Pretrained", "Target", "lifted"]
 
 Target = Literal["x0", "residual", "mixture"]
 """What the conditional flow generates: x_0, its residual about one Gaussian's posterior, or about a mixture's."""
@@ -60,6 +65,8 @@ class STMD:
     states = 2
     default_steps = 4
     least_steps = 1
+    default_flow_steps = 1
+    least_flow_steps = 1
     draws = True
     inner_flow = True
 
@@ -82,7 +89,7 @@ class STMD:
         if self.bounded and measured.bound is None:
             raise InvalidArgumentError("bounded: needs a codec that has a range, as pixels do")
 
-    def times_at(self, r: Tensor, tau: Tensor, t: Tensor) -> Tensor:
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         """The times that the network takes, as columns."""
         return NetworkVelocity.times(r, tau, t)
 
@@ -118,6 +125,8 @@ class MeanFlow:
     states = 1
     default_steps = 1
     least_steps = 1
+    default_flow_steps = 1
+    least_flow_steps = 1
     draws = False
     inner_flow = True
 
@@ -135,7 +144,7 @@ class MeanFlow:
         """Nothing but σ_d is measured."""
         _check_no_gaussians(measured)
 
-    def times_at(self, r: Tensor, tau: Tensor, t: Tensor) -> Tensor:
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         """The times that the network takes, as columns."""
         return UnconditionalVelocity.times(r, tau)
 
@@ -159,6 +168,8 @@ class DDPM:
     states = 1
     default_steps = 100
     least_steps = 100
+    default_flow_steps = 1
+    least_flow_steps = 1
     draws = False
     inner_flow = False
 
@@ -174,7 +185,7 @@ class DDPM:
         """Nothing but σ_d is measured."""
         _check_no_gaussians(measured)
 
-    def times_at(self, r: Tensor, tau: Tensor, t: Tensor) -> Tensor:
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         """The time that the network takes, as a column: t."""
         return t[:, None]
 
@@ -187,8 +198,60 @@ class DDPM:
         return EpsilonDenoiser(network, measured.schedule)
 
 
-Objective = STMD | MeanFlow | DDPM
-BY_KIND = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}
+@final
+@dataclass(frozen=True)
+class Pretrained:
+    """A denoiser that was trained elsewhere: p(x_0 | x_t) by the exact flow that it determines, in M evaluations.
+
+    ``levels`` say how its network takes a noise level, ``clip`` the range that its x_0 is clipped to. Of mixtures whose
+    denoiser is exact M = 16 draws pass every certificate; M = 8 keep .95 to 1.00 of the variance.
+    """
+
+    levels: Preconditioning = field(default_factory=GivenLevels)
+    clip: float | None = None
+    kind: Literal["pretrained"] = "pretrained"
+
+    times = 1
+    states = 1
+    default_steps = 4
+    least_steps = 1
+    default_flow_steps = 16
+    least_flow_steps = 8
+    draws = True
+    inner_flow = True
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise InvalidArgumentError(f"clip: must be positive and finite, got {self.clip}")
+
+    def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
+        """Any N and M will do."""
+
+    def check_times(self, t: Tensor) -> None:
+        """Any t in (0, 1] will do: the schedule ends where the network's levels do."""
+
+    def check_measured(self, shape: tuple[int, ...], measured: Measured) -> None:
+        """Nothing but σ_d is measured."""
+        _check_no_gaussians(measured)
+
+    def times_at(self, r: Tensor, tau: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+        """The time that the network takes, as a column: its own of the level at t."""
+        sigma, (least, largest) = schedule.sigma(t) / schedule.alpha(t), self.levels.sigma_range
+        return self.levels.scales(sigma.clamp(least, largest)).time[:, None]
+
+    def posterior(self, network: Network, mean_flow_steps: int, measured: Measured) -> FlowPosterior:
+        """A draw by the flow of two looks at x_0, one of them the denoiser's."""
+        target = ResidualTarget(measured.schedule, measured.sigma_data)
+        velocity = GlassVelocity(self.denoiser(network, measured), measured.schedule, target)
+        return FlowPosterior(velocity, target, mean_flow_steps, integrate=multistep)
+
+    def denoiser(self, network: Network, measured: Measured) -> PreconditionedDenoiser:
+        """Itself."""
+        return PreconditionedDenoiser(network, self.levels, self.clip)
+
+
+Objective = STMD | MeanFlow | DDPM | Pretrained
+BY_KIND = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}  # those that recipes train
 FLAT = {"target": "x0", "output": "velocity", "bounded": False}
 
 
@@ -202,7 +265,7 @@ def lifted(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     if kind not in BY_KIND:
         raise InvalidArgumentError(f"objective: must be one of {', '.join(map(repr, BY_KIND))}, got {kind!r}")
-    own = {field.name for field in fields(BY_KIND[kind])}
+    own = {one.name for one in fields(BY_KIND[kind])}
     given = {key: values[key] for key in FLAT if key in values}
     for key, value in given.items():
         if key not in own and value != FLAT[key]:

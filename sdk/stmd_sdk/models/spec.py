@@ -70,7 +70,7 @@ class ModelSpec:
 
     @property
     def default_inference_steps(self) -> int:
-        """The number of inference steps where the user gives none: STMD 4, Mean Flow 1, DDPM 100."""
+        """N where the user gives none: STMD and a pretrained denoiser 4, Mean Flow 1, DDPM 100."""
         return self.objective.default_steps
 
     @property
@@ -82,6 +82,10 @@ class ModelSpec:
     def in_channels(self) -> int:
         """Channels of the network's packed input: STMD sees z and x_t."""
         return self.shape[0] * self.objective.states
+
+    def flow_steps(self, mean_flow_steps: int | None) -> int:
+        """M, or by default the objective's: 1 of what was trained for it, 16 of a pretrained denoiser."""
+        return self.objective.default_flow_steps if mean_flow_steps is None else mean_flow_steps
 
     def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
         """Raise for numbers of steps, N and M, that are none, or that the objective does not have."""

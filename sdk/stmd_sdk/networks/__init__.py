@@ -1,4 +1,4 @@
-"""Networks: U-Net, DiT and residual MLP, each of signature (packed input, times) -> output.
+"""Networks: U-Net, DiT, residual MLP and diffusers' own, each of signature (packed input, times) -> output.
 
 May import diffusion and the root modules. To add one: a module with its configuration, which checks and builds it, and
 the configuration's name in ``config.py``.
@@ -9,11 +9,22 @@ from __future__ import annotations
 from torch import nn
 
 from .config import PRESETS, NetworkConfig
+from .diffusers_config import DiffusersConfig
 from .dit import DiTConfig
+from .given import GivenConfig
 from .mlp import MLPConfig
 from .unet_config import UNetConfig
 
-__all__ = ["PRESETS", "DiTConfig", "MLPConfig", "NetworkConfig", "UNetConfig", "build_network"]
+__all__ = [
+    "PRESETS",
+    "DiTConfig",
+    "DiffusersConfig",
+    "GivenConfig",
+    "MLPConfig",
+    "NetworkConfig",
+    "UNetConfig",
+    "build_network",
+]
 
 
 def build_network(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from .diffusers_config import DiffusersConfig
 from .dit import DiTConfig
+from .given import GivenConfig
 from .mlp import MLPConfig
 from .unet_config import UNetConfig
 
 __all__ = ["PRESETS", "NetworkConfig"]
 
-NetworkConfig = UNetConfig | DiTConfig | MLPConfig
+NetworkConfig = UNetConfig | DiTConfig | MLPConfig | DiffusersConfig | GivenConfig
 
 PRESETS: dict[str, NetworkConfig] = {
     # The paper's Table 1 (1.1 M and 37.5 M parameters) and its CelebA transformer (308 M).

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
@@ -12,11 +13,19 @@ from ..errors import InvalidArgumentError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["WIDEST", "check_fields", "check_image", "check_numbers", "check_weights"]
+__all__ = ["MOST_LEVELS", "WIDEST", "check_fields", "check_image", "check_numbers", "check_sizes", "check_weights"]
 
 WIDEST = 65_536
-MOST = {"depth": 512, "layers_per_block": 16, "octaves": 32, "patch_size": 1024, "downsample_padding": 1}
+MOST = {
+    "depth": 512,
+    "num_layers": 512,
+    "layers_per_block": 16,
+    "octaves": 32,
+    "patch_size": 1024,
+    "downsample_padding": 1,
+}
 MOST_WEIGHTS = 2**35
+MOST_LEVELS = 10
 MOST_NUMBERS = 2**27
 """In one input, and in a transformer's positions: an image of 4096×4096 in colour has 2^25.6, two are an input."""
 
@@ -51,3 +60,15 @@ def check_image(kind: str, in_channels: int, size: tuple[int, ...], multiple: in
             f"this {kind} needs height and width divisible by {multiple}, got {size[0]}x{size[1]}"
         )
     check_numbers(kind, "one input", in_channels * math.prod(size))
+
+
+def check_sizes(values: Mapping[str, Any]) -> None:
+    """Raise for numbers that no network of diffusers has: building would take for ever before it failed."""
+    for key, value in values.items():
+        several = isinstance(value, list | tuple)
+        for number in cast(Sequence[Any], value) if several else [value]:
+            most = MOST.get(key, WIDEST)
+            if isinstance(number, int | float) and not -most <= number <= most:
+                raise InvalidArgumentError(f"{key} is {number:.6g}, more than {most}")
+        if several and len(value) > MOST_LEVELS:
+            raise InvalidArgumentError(f"{key} has more than {MOST_LEVELS} entries")

@@ -8,11 +8,9 @@ from typing import Literal
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from .limits import WIDEST, check_fields, check_image, check_weights
+from .limits import MOST_LEVELS, WIDEST, check_fields, check_image, check_weights
 
 __all__ = ["UNetConfig"]
-
-MOST_LEVELS = 10
 
 
 @dataclass(frozen=True)

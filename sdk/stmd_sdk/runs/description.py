@@ -9,9 +9,10 @@ from typing import Any
 
 from ..backends.tensorrt import read_engine
 from ..models.artefact import read_onnx
-from ..models.checkpoint import load_model, resolve_model
+from ..models.checkpoint import resolve_model
 from ..models.ir import read_ir
 from ..models.spec import ModelSpec
+from ..pretrained.opening import load_pretrained
 
 __all__ = ["describe_file", "describe_spec"]
 
@@ -48,7 +49,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], ModelSpec]:
             named = {field.name: getattr(manifest, field.name) for field in fields(manifest) if field.name != "layers"}
             return {f"engine {name}": value for name, value in named.items()}, spec
         case _:
-            spec, network = load_model(path)
+            spec, network = load_pretrained(path)
             return {"parameters": f"{sum(parameter.numel() for parameter in network.parameters()):,}"}, spec
 
 

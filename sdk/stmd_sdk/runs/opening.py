@@ -13,8 +13,8 @@ from ..backends.tensorrt import load_engine
 from ..backends.torch import CompiledNetwork, TorchNetwork
 from ..diffusion.network import Network
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.checkpoint import load_model
 from ..models.spec import ModelSpec
+from ..pretrained.opening import load_pretrained
 from .captured import CapturedRun, CudaGraphs, Graphs
 
 __all__ = ["open_model"]
@@ -36,7 +36,7 @@ def open_model(
     match path.suffix:
         case ".safetensors":
             chosen = resolve_device(device)
-            spec, module = load_model(path)
+            spec, module = load_pretrained(path)
             network = (CompiledNetwork if compile else TorchNetwork)(module, chosen, dtype)
             if chosen.type == "cuda" and not eager:
                 return network, spec, chosen, CapturedRun(Graphs(network, spec, chosen, CudaGraphs(chosen)))
