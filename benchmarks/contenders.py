@@ -18,7 +18,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from measuring import Call
-from openvino_peer import OpenVinoUNet, openvino_unet
+from openvino_peer import openvino_unet
 from torch import Tensor, nn
 
 from stmd_export import Whole, export_onnx, export_openvino
@@ -231,9 +231,8 @@ def _peer_unet(module: UNet, spec: ModelSpec, device: torch.device, dtype: torch
     return unet
 
 
-def _peer(peer: str, unet: UNet2DModel | OpenVinoUNet, setting: Setting, steps: int) -> Call:
+def _peer(peer: str, unet: Any, setting: Setting, steps: int) -> Call:
     if peer == "dpm++":
-        assert isinstance(unet, UNet2DModel)
         return _dpm_solver(unet, setting.batch, steps)
     # diffusers types none of its pipelines' calls.
     pipeline: Any = DDIMPipeline(unet, DDIMScheduler()) if peer == "ddim" else DDPMPipeline(unet, DDPMScheduler())

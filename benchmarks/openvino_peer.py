@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, final
@@ -52,8 +51,7 @@ def openvino_unet(unet: UNet2DModel, batch: int, arithmetic: Arithmetic) -> Open
         input_names=["x", "t"], output_names=["noise"],
     )  # fmt: skip
     assert program is not None
-    written = io.BytesIO()
-    program.save(written)
+    graph = program.model_proto.SerializeToString()
     core = openvino().Core()
     options = {
         "INFERENCE_PRECISION_HINT": arithmetic,
@@ -61,5 +59,5 @@ def openvino_unet(unet: UNet2DModel, batch: int, arithmetic: Arithmetic) -> Open
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(core.read_model(written.getvalue()), "CPU", options)
+    compiled = core.compile_model(core.read_model(graph), "CPU", options)
     return OpenVinoUNet(compiled.create_infer_request(), unet.config)

@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from ..backends.flavours import FLAVOURS, installed_flavours, load_flavour, tensorrt_log
-from ..backends.openvino_session import cpu_arithmetic, openvino
 from ..backends.session import has_cuda_provider, open_session
 
 __all__ = ["Check", "checked", "report"]
@@ -163,7 +162,8 @@ def _onnxruntime() -> Check:
 
 def _openvino() -> Check:
     def attempt() -> str:
-        ov, known = openvino(), cpu_arithmetic()
+        session = importlib.import_module("stmd_sdk.backends.openvino_session")
+        ov, known = session.openvino(), session.cpu_arithmetic()
         fast = "bf16" in known
         units = "" if fast else "; no bfloat16 units, which would multiply networks some two to three times as fast"
         return f"{ov.__version__}, computes in {', '.join(known)}{units}"

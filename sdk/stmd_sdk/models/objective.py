@@ -31,7 +31,7 @@ from ..diffusion.velocity import NetworkVelocity, Output, UnconditionalVelocity
 from ..errors import InvalidArgumentError
 from ..mixtures.local import LocalGaussians, MixtureTarget
 
-__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Pretrained", "Target", "lifted"]
+__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Pretrained", "Target", "Trainable", "lifted"]
 
 Target = Literal["x0", "residual", "mixture"]
 """What the conditional flow generates: x_0, its residual about one Gaussian's posterior, or about a mixture's."""
@@ -250,8 +250,10 @@ class Pretrained:
         return PreconditionedDenoiser(network, self.levels, self.clip)
 
 
-Objective = STMD | MeanFlow | DDPM | Pretrained
-BY_KIND = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}  # those that recipes train
+Trainable = STMD | MeanFlow | DDPM
+"""What a recipe may have."""
+Objective = Trainable | Pretrained
+BY_KIND = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}
 FLAT = {"target": "x0", "output": "velocity", "bounded": False}
 
 
