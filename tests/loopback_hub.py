@@ -43,6 +43,7 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     cut: set[str] = field(default_factory=set)
     forged: set[str] = field(default_factory=set)
+    down: bool = False
     url: str = ""
 
     def add(self, name, files):
@@ -100,6 +101,8 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{self.command} {self.path}")
         path = unquote(urlsplit(self.path).path)
         try:
+            if self.hub.down:
+                raise Refused(503, "")
             for pattern, answer in ROUTES:
                 found = re.fullmatch(pattern, f"{self.command} {path}")
                 if found:

@@ -44,9 +44,16 @@ def test_a_revision_is_the_model_of_that_commit_and_is_fetched_once(stocked):
     assert stocked.downloads() == ["model.safetensors"] * 2
 
 
-def test_what_was_fetched_serves_where_the_hub_cannot_be_reached(stocked, monkeypatch):
+@pytest.mark.parametrize("how", ["no network", "a server that is down", "offline mode"])
+def test_what_was_fetched_serves_where_the_hub_cannot_be_reached(how, stocked, monkeypatch):
     before = Sampler.from_pretrained(NAME).sample(2, seed=0)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port of what is discarded: nobody listens
+    match how:
+        case "no network":
+            monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port of what is discarded: nobody listens
+        case "a server that is down":
+            stocked.down = True
+        case _:
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert torch.equal(Sampler.from_pretrained(NAME).sample(2, seed=0), before)
     with pytest.raises(CheckpointError, match=r"someone/other: .* cannot be reached .* not in the cache") as caught:
         Sampler.from_pretrained("someone/other")
