@@ -71,7 +71,7 @@ class Sampler:
         compile: bool = False,
         eager: bool = False,
     ) -> Sampler:
-        """Load a bundled model by name ("mnist", "digits", "mixture2d") or a model file by path.
+        """Load a bundled model by name ("mnist", "digits", "mixture2d"), or a file or folder of diffusers by path.
 
         The suffix picks the backend: PyTorch for .safetensors, ONNX Runtime for .onnx, TensorRT for .engine.
         ``device`` None takes CUDA where there is one; a device that is asked for and absent is an error.
@@ -86,14 +86,9 @@ class Sampler:
 
     @classmethod
     def from_denoiser(
-        cls,
-        denoise: Denoiser,
-        *,
-        shape: tuple[int, ...],
-        codec: Codec | None = None,
-        sigma_data: float = 1.0,
+        cls, denoise: Denoiser, *, shape: tuple[int, ...], codec: Codec | None = None, sigma_data: float = 1.0,
         device: torch.device | str | None = None,
-    ) -> Sampler:
+    ) -> Sampler:  # fmt: skip
         """A sampler of any denoiser E[x_0 | x_0 + σ n = x] of (x [b, *shape], σ [b]), by its exact flow, untrained.
 
         ``sigma_data`` is the root mean square of x_0; where it is off, more ``mean_flow_steps`` are needed, no others
@@ -105,19 +100,10 @@ class Sampler:
         return cls(*given_denoiser(denoise, tuple(shape), codec, sigma_data, on), on)
 
     def sample(
-        self,
-        n: int,
-        *,
-        inference_steps: Steps = None,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
-        seed: int | Noise | None = None,
-        first: int = 0,
-        batch_size: int | None = None,
-        batch_invariant: bool = False,
-        progress: bool = False,
-    ) -> Float[Tensor, "n *d"]:
+        self, n: int, *, inference_steps: Steps = None, mean_flow_steps: int | None = None, labels: Labels = None,
+        guidance: float = 1.0, seed: int | Noise | None = None, first: int = 0, batch_size: int | None = None,
+        batch_invariant: bool = False, progress: bool = False,
+    ) -> Float[Tensor, "n *d"]:  # fmt: skip
         """Draw samples ``first`` to ``first + n - 1`` of ``seed``: float32 on the device, images in [-1, 1].
 
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``, up to the rounding of the
@@ -147,16 +133,9 @@ class Sampler:
         return draw_samples(run, noise, times, m, self.spec.shape, batch_size, batch_invariant, progress)
 
     def trajectory(
-        self,
-        n: int,
-        *,
-        inference_steps: Steps = None,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
-        seed: int | Noise | None = None,
-        first: int = 0,
-    ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:
+        self, n: int, *, inference_steps: Steps = None, mean_flow_steps: int | None = None, labels: Labels = None,
+        guidance: float = 1.0, seed: int | Noise | None = None, first: int = 0,
+    ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:  # fmt: skip
         """Yield (t, x_t, x_0) as sampling goes: where the path is, and the draw of x_0 that led there.
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
@@ -167,16 +146,10 @@ class Sampler:
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
 
     def transition(
-        self,
-        x_t: Float[Tensor, "b *d"],
-        t: float | Float[Tensor, " b"],
-        s: float | Float[Tensor, " b"],
-        *,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], s: float | Float[Tensor, " b"], *,
+        mean_flow_steps: int | None = None, labels: Labels = None, guidance: float = 1.0,
         seed: int | Noise | None = None,
-    ) -> Float[Tensor, "b *d"]:
+    ) -> Float[Tensor, "b *d"]:  # fmt: skip
         """One step of the reverse SDE: x_s ~ p(x_s | x_t), 0 <= s <= t <= 1, t > 0.
 
         ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
@@ -187,16 +160,10 @@ class Sampler:
         return self.spec.schedule.bridge(x_0, x_t, t, s, noise.fold(2).normal(*self.spec.shape))
 
     def posterior(
-        self,
-        x_t: Float[Tensor, "b *d"],
-        t: float | Float[Tensor, " b"],
-        *,
-        draws: int = 1,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], *, draws: int = 1,
+        mean_flow_steps: int | None = None, labels: Labels = None, guidance: float = 1.0,
         seed: int | Noise | None = None,
-    ) -> Float[Tensor, "draws b *d"]:
+    ) -> Float[Tensor, "draws b *d"]:  # fmt: skip
         """``draws`` draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded).
 
         STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal.
@@ -233,17 +200,10 @@ class Sampler:
         return self.guided(range_null_guide(operator, y, sigma, spec.schedule, spec.codec, spec.shape, spec.sigma_data))
 
     def gibbs(
-        self,
-        log_likelihood: LogLikelihood,
-        draws: int = 64,
-        *,
-        steps: int | None = None,
-        resample: bool = False,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        seed: int | Noise | None = None,
+        self, log_likelihood: LogLikelihood, draws: int = 64, *, steps: int | None = None, resample: bool = False,
+        mean_flow_steps: int | None = None, labels: Labels = None, seed: int | Noise | None = None,
         progress: bool = False,
-    ) -> GibbsDraws:
+    ) -> GibbsDraws:  # fmt: skip
         """Draw p(x_0 | y) by split Gibbs sampling: exact for linear measurements with Gaussian noise, of any spectrum.
 
         ``log_likelihood`` is a :class:`Measurement` or any function of decoded samples; for what is not linear and
