@@ -102,6 +102,8 @@ def draws_of(sampler: Sampler) -> dict[str, Draw]:
             return {"STMD" if kind == "stmd" else "GLASS": own}
         case "meanflow":
             return {"Mean Flow": flow}
+        case "pretrained":
+            return {"GLASS": own}
         case "ddpm":
             return {"DDPM": own, "DDIM": solved(ddim), "DPM-Solver++": solved(dpm_solver)}
 

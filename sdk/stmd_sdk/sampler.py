@@ -73,7 +73,7 @@ class Sampler:
         compile: bool = False,
         eager: bool = False,
     ) -> Sampler:
-        """Load a bundled model by name ("mnist", "digits", "mixture2d"), a model file by path, or "owner/name".
+        """Load a bundled model by name ("mnist", "mixture2d"), a file or folder of diffusers by path, or "owner/name".
 
         The last is a model on the Hugging Face Hub, at ``revision``, a branch, tag or commit ("owner/name@revision"
         says the same): safetensors and JSON are fetched once, and nothing of them is executed.
@@ -91,14 +91,9 @@ class Sampler:
 
     @classmethod
     def from_denoiser(
-        cls,
-        denoise: Denoiser,
-        *,
-        shape: tuple[int, ...],
-        codec: Codec | None = None,
-        sigma_data: float = 1.0,
+        cls, denoise: Denoiser, *, shape: tuple[int, ...], codec: Codec | None = None, sigma_data: float = 1.0,
         device: torch.device | str | None = None,
-    ) -> Sampler:
+    ) -> Sampler:  # fmt: skip
         """A sampler of any denoiser E[x_0 | x_0 + σ n = x] of (x [b, *shape], σ [b]), by its exact flow, untrained.
 
         ``sigma_data`` is the root mean square of x_0; where it is off, more ``mean_flow_steps`` are needed, no others
@@ -110,19 +105,10 @@ class Sampler:
         return cls(*given_denoiser(denoise, tuple(shape), codec, sigma_data, on), on)
 
     def sample(
-        self,
-        n: int,
-        *,
-        inference_steps: Steps = None,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
-        seed: int | Noise | None = None,
-        first: int = 0,
-        batch_size: int | None = None,
-        batch_invariant: bool = False,
-        progress: bool = False,
-    ) -> Float[Tensor, "n *d"]:
+        self, n: int, *, inference_steps: Steps = None, mean_flow_steps: int | None = None, labels: Labels = None,
+        guidance: float = 1.0, seed: int | Noise | None = None, first: int = 0, batch_size: int | None = None,
+        batch_invariant: bool = False, progress: bool = False,
+    ) -> Float[Tensor, "n *d"]:  # fmt: skip
         """Draw samples ``first`` to ``first + n - 1`` of ``seed``: float32 on the device, images in [-1, 1].
 
         Sample k of a seed is the same whatever ``n``, ``first`` and ``batch_size``, up to the rounding of the
@@ -152,16 +138,9 @@ class Sampler:
         return draw_samples(run, noise, times, m, self.spec.shape, batch_size, batch_invariant, progress)
 
     def trajectory(
-        self,
-        n: int,
-        *,
-        inference_steps: Steps = None,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
-        seed: int | Noise | None = None,
-        first: int = 0,
-    ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:
+        self, n: int, *, inference_steps: Steps = None, mean_flow_steps: int | None = None, labels: Labels = None,
+        guidance: float = 1.0, seed: int | Noise | None = None, first: int = 0,
+    ) -> Iterator[tuple[float, Float[Tensor, "n *d"], Float[Tensor, "n *d"]]]:  # fmt: skip
         """Yield (t, x_t, x_0) as sampling goes: where the path is, and the draw of x_0 that led there.
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
@@ -172,16 +151,10 @@ class Sampler:
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
 
     def transition(
-        self,
-        x_t: Float[Tensor, "b *d"],
-        t: float | Float[Tensor, " b"],
-        s: float | Float[Tensor, " b"],
-        *,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], s: float | Float[Tensor, " b"], *,
+        mean_flow_steps: int | None = None, labels: Labels = None, guidance: float = 1.0,
         seed: int | Noise | None = None,
-    ) -> Float[Tensor, "b *d"]:
+    ) -> Float[Tensor, "b *d"]:  # fmt: skip
         """One step of the reverse SDE: x_s ~ p(x_s | x_t), 0 <= s <= t <= 1, t > 0.
 
         ``seed`` uses the keys of a run's first step; in a loop of your own pass a fresh ``Noise`` a step.
@@ -192,16 +165,10 @@ class Sampler:
         return self.spec.schedule.bridge(x_0, x_t, t, s, noise.fold(2).normal(*self.spec.shape))
 
     def posterior(
-        self,
-        x_t: Float[Tensor, "b *d"],
-        t: float | Float[Tensor, " b"],
-        *,
-        draws: int = 1,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        guidance: float = 1.0,
+        self, x_t: Float[Tensor, "b *d"], t: float | Float[Tensor, " b"], *, draws: int = 1,
+        mean_flow_steps: int | None = None, labels: Labels = None, guidance: float = 1.0,
         seed: int | Noise | None = None,
-    ) -> Float[Tensor, "draws b *d"]:
+    ) -> Float[Tensor, "draws b *d"]:  # fmt: skip
         """``draws`` draws of p(x_0 | x_t) for each sample, as the network sees x_0 (not decoded).
 
         STMD's are independent; DDPM and Mean Flow know one point a state, so all their draws are equal.
@@ -248,17 +215,10 @@ class Sampler:
         return self.guided(range_null_guide(operator, y, sigma, spec.schedule, spec.codec, spec.shape, spec.sigma_data))
 
     def gibbs(
-        self,
-        log_likelihood: LogLikelihood,
-        draws: int = 64,
-        *,
-        steps: int | None = None,
-        resample: bool = False,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        seed: int | Noise | None = None,
+        self, log_likelihood: LogLikelihood, draws: int = 64, *, steps: int | None = None, resample: bool = False,
+        mean_flow_steps: int | None = None, labels: Labels = None, seed: int | Noise | None = None,
         progress: bool = False,
-    ) -> GibbsDraws:
+    ) -> GibbsDraws:  # fmt: skip
         """Draw p(x_0 | y) by split Gibbs sampling: exact for linear measurements with Gaussian noise, of any spectrum.
 
         ``log_likelihood`` is a :class:`Measurement` or any function of decoded samples; for what is not linear and
@@ -275,20 +235,11 @@ class Sampler:
         )
 
     def chain(
-        self,
-        log_likelihood: LogLikelihood,
-        chains: int = 256,
-        *,
-        steps: int = 100,
-        levels: Sequence[float] | None = None,
-        tempering: float | None = 0.9,
-        start: Tensor | None = None,
-        inference_steps: Steps = None,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        seed: int | Noise | None = None,
-        progress: bool = False,
-    ) -> ChainDraws:
+        self, log_likelihood: LogLikelihood, chains: int = 256, *, steps: int = 100,
+        levels: Sequence[float] | None = None, tempering: float | None = 0.9, start: Tensor | None = None,
+        inference_steps: Steps = None, mean_flow_steps: int | None = None, labels: Labels = None,
+        seed: int | Noise | None = None, progress: bool = False,
+    ) -> ChainDraws:  # fmt: skip
         """Draw p(x_0 | y) ∝ p(x_0) L(x_0) by Metropolis chains, for any log-likelihood of decoded samples.
 
         Each of ``steps`` costs M evaluations a chain, the starts (draws of the prior unless given) N x M. With
@@ -305,18 +256,10 @@ class Sampler:
         )
 
     def steer(
-        self,
-        reward: LogLikelihood,
-        particles: int = 1024,
-        *,
-        inference_steps: Steps = None,
-        resample_below: float = 0.5,
-        tempering: float | Sequence[float] = 0.8,
-        mean_flow_steps: int | None = None,
-        labels: Labels = None,
-        seed: int | Noise | None = None,
-        progress: bool = False,
-    ) -> SteeredDraws:
+        self, reward: LogLikelihood, particles: int = 1024, *, inference_steps: Steps = None,
+        resample_below: float = 0.5, tempering: float | Sequence[float] = 0.8, mean_flow_steps: int | None = None,
+        labels: Labels = None, seed: int | Noise | None = None, progress: bool = False,
+    ) -> SteeredDraws:  # fmt: skip
         """Draw p(x_0) exp(reward(x_0)) by sequential Monte Carlo, for any reward of decoded samples.
 
         Costs N x M evaluations a particle. ``tempering`` is the share of effective particles that the reward's

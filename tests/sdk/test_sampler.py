@@ -360,7 +360,6 @@ def test_counts_may_be_numpys_and_grids_arrays_tensors_or_whole_numbers(as_users
         ({"mean_flow_steps": 1.0}, "mean_flow_steps must be an integer"),
         ({"mean_flow_steps": 10**12}, "mean_flow_steps must be an integer from 1 to 1048576"),
         ({"mean_flow_steps": "2"}, "mean_flow_steps must be an integer"),
-        ({"mean_flow_steps": None}, "mean_flow_steps must be an integer"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**64}, "seed must be an integer from 0 to 18446744073709551615"),
         ({"seed": 0.5}, "seed must be an integer"),
@@ -484,5 +483,5 @@ def test_what_cannot_be_loaded_is_refused(model_path, tmp_path):
     with pytest.raises(CheckpointError, match="no model 'nonesuch'"):
         Sampler.from_pretrained("nonesuch")
     (tmp_path / "model.pt").touch()
-    with pytest.raises(CheckpointError, match=r"cannot load a \.pt file"):
+    with pytest.raises(CheckpointError, match=r"model\.pt: is a pickle"):
         Sampler.from_pretrained(tmp_path / "model.pt")

@@ -19,7 +19,7 @@ from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.files import brief, is_file, read_bytes
 from stmd_sdk.mixtures.local import LocalGaussians
-from stmd_sdk.models.objective import DDPM, STMD, MeanFlow, Trainable, lifted
+from stmd_sdk.models.objective import DDPM, STMD, MeanFlow, TrainedObjective, lifted
 from stmd_sdk.models.spec import Fact, ModelSpec
 from stmd_sdk.networks import PRESETS, NetworkConfig
 
@@ -54,7 +54,7 @@ class Recipe:
     network: str | NetworkConfig
     codec: Codec = PixelCodec()
     schedule: ScheduleConfig = VPSchedule()
-    objective: Trainable = STMD()
+    objective: TrainedObjective = STMD()
     clusters: int = 0
     flow: FlowLoss = field(default_factory=FlowLoss)
     energy_score: EnergyScore = field(default_factory=EnergyScore)

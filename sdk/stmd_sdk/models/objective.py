@@ -1,7 +1,7 @@
 """Objectives: what a network was trained to do, as plain values, and the posterior that it therefore is.
 
 A spec and a recipe hold the same object. To add one: a frozen dataclass with its own ``kind`` and these methods, named
-in the union :data:`Objective`, and its loss in ``stmd_training/recipe.py``. Each says
+in the union :data:`TrainedObjective`, and its loss in ``stmd_training/recipe.py``. Each says
 
 - ``times`` and ``states``: how many times, and how many states [c, *d], its network takes;
 - ``default_steps`` and ``least_steps``: N where the user gives none, and the fewest that are worth a look;
@@ -31,7 +31,7 @@ from ..diffusion.velocity import NetworkVelocity, Output, UnconditionalVelocity
 from ..errors import InvalidArgumentError
 from ..mixtures.local import LocalGaussians, MixtureTarget
 
-__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Pretrained", "Target", "Trainable", "lifted"]
+__all__ = ["DDPM", "STMD", "MeanFlow", "Measured", "Objective", "Pretrained", "Target", "TrainedObjective", "lifted"]
 
 Target = Literal["x0", "residual", "mixture"]
 """What the conditional flow generates: x_0, its residual about one Gaussian's posterior, or about a mixture's."""
@@ -250,10 +250,9 @@ class Pretrained:
         return PreconditionedDenoiser(network, self.levels, self.clip)
 
 
-Trainable = STMD | MeanFlow | DDPM
-"""What a recipe may have."""
-Objective = Trainable | Pretrained
-BY_KIND = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}
+TrainedObjective = STMD | MeanFlow | DDPM
+Objective = TrainedObjective | Pretrained
+BY_KIND: dict[str, type[TrainedObjective]] = {"stmd": STMD, "meanflow": MeanFlow, "ddpm": DDPM}
 FLAT = {"target": "x0", "output": "velocity", "bounded": False}
 
 

@@ -8,6 +8,7 @@ from diffusers import DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteSc
 
 from stmd_sdk import InvalidArgumentError, Noise, VPSchedule
 from stmd_sdk.diffusion.glass import GlassVelocity
+from stmd_sdk.diffusion.noise import GivenNoise
 from stmd_sdk.diffusion.posterior import PointPosterior
 from stmd_sdk.diffusion.preconditioning import (
     DiscreteSteps,
@@ -19,6 +20,7 @@ from stmd_sdk.diffusion.preconditioning import (
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.mixtures.law import exact_velocity
 from stmd_sdk.mixtures.problems import mixture
+from stmd_sdk.models.objective import Measured, Pretrained
 
 SCHEDULE = VPSchedule()
 STEPS = [
@@ -181,3 +183,12 @@ def test_a_schedule_ends_where_the_levels_do(ratio):
     schedule, one = VPSchedule.up_to(ratio), torch.ones(1, dtype=torch.float64)
     largest = float(schedule.sigma(one) / schedule.alpha(one))
     assert largest == pytest.approx(min(ratio, 152.2), rel=1e-3)
+
+
+@pytest.mark.parametrize("levels", [STEPS[0], STEPS[2], EDMLevels(), FlowLevels()], ids=_named)
+def test_the_exact_flow_of_a_network_can_be_captured_as_a_graph(levels, referee):
+    posterior = Pretrained(levels, 1.0).posterior(_formula, 3, Measured(SCHEDULE, 0.5, 1.0, None))
+    x_t, t, noise = Noise.of(0, 2).normal(5), torch.tensor([0.3, 0.9]), GivenNoise(Noise.of(1, 2).normal(5)[None], (0,))
+    expected = posterior(x_t, t, noise)  # tables are copied to the device once
+    with referee():
+        assert torch.equal(posterior(x_t, t, noise), expected)
