@@ -98,8 +98,8 @@ def draws_of(sampler: Sampler) -> dict[str, Draw]:
         return draw
 
     match sampler.spec.objective.kind:
-        case "stmd" | "pretrained" as kind:
-            return {"STMD" if kind == "stmd" else "GLASS": own}
+        case "stmd":
+            return {"STMD": own}
         case "meanflow":
             return {"Mean Flow": flow}
         case "pretrained":
