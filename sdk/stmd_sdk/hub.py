@@ -17,7 +17,7 @@ from typing import Any
 from .errors import CheckpointError, InvalidArgumentError, OutputError, StmdError
 from .files import brief, sha256_of_file
 
-__all__ = ["check_repository", "fetched", "hub_name", "published"]
+__all__ = ["PICKLES", "check_repository", "converting", "fetched", "hub_name", "published", "title_of"]
 
 NAME = re.compile(r"(?!.*(?:--|\.\.))(\w[\w.-]{0,90}/\w[\w.-]{0,90})(?<![.-])(?:@([\w./-]+))?", re.ASCII)
 FILE = re.compile(
@@ -68,6 +68,18 @@ def fetched(name: str, revision: str | None) -> Path:
         return folder
 
 
+def title_of(folder: Path) -> str:
+    """What a folder is called: of one in the Hub's cache, whose own name is a commit, its repository's name."""
+    whole = folder.absolute()
+    return whole.parent.parent.name.rpartition("--")[2] if whole.parent.name == "snapshots" else whole.name
+
+
+def converting(source: str) -> str:
+    """The line by which diffusers turns pickled weights into safetensors, in the folder NEW."""
+    line = f"from diffusers import DiffusionPipeline as P; P.from_pretrained('{source}').save_pretrained('NEW')"
+    return f'python -c "{line}"'
+
+
 def check_repository(name: str) -> None:
     """Raise :class:`InvalidArgumentError` unless the Hub could have a repository of that name."""
     if hub_name(name) != (name, None):
@@ -102,9 +114,8 @@ def _weights(name: str, files: Iterable[str]) -> list[str]:
     found = [file for file in safe if DIFFUSERS.fullmatch(file)] or own
     if not safe and any(file.endswith(PICKLES) for file in files):
         raise CheckpointError(
-            f"{name} holds pickled weights alone, which could execute anything; convert them where you trust them: "
-            f"python -c \"from diffusers import DiffusionPipeline as P; P.from_pretrained('{name}')"
-            ".save_pretrained('FOLDER')\", and open FOLDER"
+            f"{name} holds pickled weights alone, which run what is in them when they are read. Where you trust them, "
+            f"convert them: {converting(name)}"
         )
     if not found:
         raise CheckpointError(f"{name} holds no model: no *.safetensors of this project, and none of diffusers")

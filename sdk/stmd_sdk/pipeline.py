@@ -151,7 +151,7 @@ class STMDPipeline(DiffusionPipeline):
         self,
         batch_size: int = 1,
         num_inference_steps: Steps = None,
-        mean_flow_steps: int = 1,
+        mean_flow_steps: int | None = None,
         labels: Labels = None,
         guidance: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,

@@ -8,13 +8,13 @@ from typing import Any, cast
 from ..config import read_json
 from ..errors import CheckpointError
 from ..files import brief, is_file, read_bytes
+from ..hub import PICKLES, converting
 
 __all__ = ["CONFIG", "INDEX", "read_table", "refuse_pickle", "weights_in"]
 
 INDEX, CONFIG = "model_index.json", "config.json"
 JSON_BYTES = 2**20
 NETWORKS = "unet", "transformer"
-PICKLES = ".bin", ".ckpt", ".pt", ".pth", ".pkl"
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def refuse_pickle(path: Path) -> None:
     """Raise for a file that can only be read by executing what is in it."""
     if path.suffix in PICKLES:
         raise CheckpointError(
-            f"{path}: is a pickle, which runs what is in it when it is read. Where you trust it, convert it: python -c "
-            f"\"from diffusers import DiffusionPipeline as P; P.from_pretrained('FOLDER').save_pretrained('NEW')\""
+            f"{path}: is a pickle, which runs what is in it when it is read. Where you trust it, convert it: "
+            + converting("FOLDER")
         )
 
 

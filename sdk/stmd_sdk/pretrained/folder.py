@@ -16,6 +16,7 @@ from ..diffusion.preconditioning import EDMLevels
 from ..diffusion.vp import VPSchedule
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import brief, is_file
+from ..hub import title_of
 from ..models.checkpoint import checked_weights
 from ..models.folders import CONFIG, INDEX, read_table
 from ..models.objective import Pretrained
@@ -54,7 +55,7 @@ def diffusers_spec(weights: Path) -> ModelSpec:
     usual = LATENTS if not isinstance(codec, PixelCodec) else PIXELS
     try:
         return ModelSpec(
-            root.absolute().name,
+            title_of(root),
             Pretrained(levels, clip),
             network.shape,
             network,
