@@ -18,7 +18,9 @@ def evaluate(
     model: ModelArgument,
     data: Annotated[str, typer.Option(help="Real data: a folder, an .npz file, hf:ID, digits.")],
     steps: Annotated[str | None, typer.Option(help="Inference steps N, as in 1,2,4,8. Default: the model's.")] = None,
-    mean_flow_steps: Annotated[str, typer.Option(help="Mean Flow steps M, as in 1,2.")] = "1",
+    mean_flow_steps: Annotated[
+        str | None, typer.Option(help="Mean Flow steps M, as in 1,2. Default: the model's.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, as in 0,1,2: the table gives mean and spread.")] = "0",
     n: Annotated[
         int | None, typer.Option(help="Samples, against as many real ones. Default: 10000, if there are.")
@@ -43,7 +45,8 @@ def evaluate(
         out = Path(f"{named(model)}-quality.json") if out is None else out
         check_writable(out)
         sweep = None if steps is None else integers("--steps", steps)
-        flow_steps, keys = integers("--mean-flow-steps", mean_flow_steps), integers("--seeds", seeds)
+        flow_steps = None if mean_flow_steps is None else integers("--mean-flow-steps", mean_flow_steps)
+        keys = integers("--seeds", seeds)
         from ..evaluation.quality import evaluate_model, reference  # noqa: PLC0415  after --help has been answered
         from ..models.checkpoint import resolve_model  # noqa: PLC0415
 

@@ -144,21 +144,23 @@ def evaluate_model(
     against: Reference,
     *,
     steps: Sequence[int] | None = None,
-    mean_flow_steps: Sequence[int] = (1,),
+    mean_flow_steps: Sequence[int] | None = None,
     seeds: Sequence[int] = (0,),
     batch_size: int | None = None,
     labelled: bool = False,
     guidance: float = 1.0,
     progress: bool = False,
 ) -> QualityReport:
-    """Measure a model at every N of ``steps``, M of ``mean_flow_steps`` and seed; None takes the model's default N.
+    """Measure a model at every N of ``steps``, M of ``mean_flow_steps`` and seed; None takes the model's
+    default N or M.
 
     ``labelled`` asks it for the classes of the reference's images, one each, with ``guidance``.
     """
     sampler = Sampler.from_pretrained(model)
     spec = sampler.spec
     labels = against.labels_for(spec.classes) if labelled else None
-    runs = list(product(steps or (spec.default_inference_steps,), mean_flow_steps, seeds))
+    of_flow = mean_flow_steps or (spec.flow_steps(None),)
+    runs = list(product(steps or (spec.default_inference_steps,), of_flow, seeds))
     for n, m, _ in runs:  # before the first set is drawn
         spec.check_steps(n, m)
     against.check_samples_of(spec)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ..config import read_json
 from ..errors import CheckpointError
-from ..files import brief, is_file, read_bytes
+from ..files import brief, is_file, read_bytes, reading
 from ..hub import PICKLES, converting
 
 __all__ = ["CONFIG", "INDEX", "read_table", "refuse_pickle", "weights_in"]
@@ -52,7 +52,8 @@ def weights_in(folder: Path) -> Path | None:
         return None
     if not is_file(inside / CONFIG, CheckpointError):
         raise CheckpointError(f"{inside}: has no {CONFIG}")
-    files = sorted(path for path in inside.iterdir() if path.is_file())
+    with reading(inside, CheckpointError):
+        files = sorted(path for path in inside.iterdir() if path.is_file())
     found = [path for path in files if path.suffix == ".safetensors"]
     if len(found) == 1:
         return found[0]

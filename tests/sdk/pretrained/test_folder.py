@@ -129,6 +129,13 @@ def test_a_folder_saved_as_one_file_is_the_same_model(pipeline, dit, tmp_path):
         assert torch.equal(again.sample(2, **few), sampler.sample(2, **few))
 
 
+def test_a_file_with_a_spec_inside_is_itself_whatever_lies_beside_it(pipeline, tmp_path):
+    sampler, path = Sampler.from_pretrained(pipeline, device="cpu"), tmp_path / "model.safetensors"
+    save_model(path, sampler.spec, sampler.network.module.state_dict())
+    (tmp_path / "config.json").write_text("{")
+    assert Sampler.from_pretrained(path, device="cpu").spec == sampler.spec
+
+
 def test_latents_go_through_the_pipeline_s_vae(dit, vae_folder, tmp_path):
     folder = shutil.copytree(dit[0], tmp_path / "pipe" / "transformer")
     (folder / "scheduler_config.json").rename(tmp_path / "scheduler_config.json")
