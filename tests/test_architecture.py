@@ -201,7 +201,7 @@ LOADERS = {
     "try_to_load_from_cache": {"sdk/stmd_sdk/codecs/vae.py"},  # finds a file, reads none
     "NoTrainInceptionV3": {"sdk/stmd_sdk/evaluation/inception.py"},  # unpickles bytes of a pinned digest
     "hf_hub_download": set(),
-    "snapshot_download": {"sdk/stmd_sdk/hub.py"},  # of one commit, its digests checked
+    "snapshot_download": {"sdk/stmd_sdk/hub/client.py"},  # of one commit, its digests checked
     "load_state_dict_from_url": set(),
     "from_single_file": set(),
     "load_checkpoint_and_dispatch": set(),

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from stmd_sdk import CheckpointError, InvalidArgumentError, Sampler
 from stmd_sdk.cli.app import app
-from stmd_sdk.hub import fetched, hub_name
+from stmd_sdk.hub import hub_name
+from stmd_sdk.hub.client import fetched
 from stmd_sdk.models.checkpoint import BUNDLED
 
 MODEL = (BUNDLED / "mixture2d.safetensors").read_bytes()

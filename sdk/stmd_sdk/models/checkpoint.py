@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import brief, is_file, is_folder, refuse_pointer
-from ..hub import fetched, hub_name
+from ..hub import hub_name
 from .folders import refuse_pickle, weights_in
 from .spec import ModelSpec
 from .tensors import opened_tensors, read_metadata, write_tensors
@@ -38,6 +38,8 @@ def resolve_model(name_or_path: str | Path, revision: str | None = None) -> Path
     path = BUNDLED / f"{bundled}.safetensors" if bundled in names else Path(name_or_path)
     named = None if is_file(path, CheckpointError) or is_folder(path, CheckpointError) else hub_name(text)
     if named is not None:
+        from ..hub.client import fetched  # noqa: PLC0415  takes a second to import
+
         path = _of_repository(fetched(named[0], revision or named[1]))
     elif revision is not None:
         raise InvalidArgumentError(f"revision {revision!r} is of a model on the Hub, and {brief(repr(text))} is none")

@@ -17,7 +17,7 @@ from ..config import read_json
 from ..diffusion.network import Network
 from ..errors import InvalidArgumentError
 from ..files import brief, read_bytes
-from ..hub import check_repository, published
+from ..hub import check_repository
 from ..images import grid
 from ..models.checkpoint import save_model
 from ..models.spec import ModelSpec
@@ -55,6 +55,8 @@ def publish_model(
 
     ``draw`` is the sampler's ``sample``. Wrong names, files and certificates show before anything is drawn.
     """
+    from ..hub.client import published  # noqa: PLC0415  takes a second to import
+
     check_repository(name)
     if model.suffix != ".safetensors":
         raise InvalidArgumentError(f"{model}: what goes there is a .safetensors file of this project, and this is none")

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: what was named as ``owner/name``, of one commit, and nothing else; safetensors and JSON alone.
+"""Fetching from the Hub and publishing there.
 
 ``huggingface_hub`` does the work, with its own settings: HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE, and the login of
 ``hf auth login``. What it fetches it moves into its cache whole or not at all; digests are checked here.
@@ -14,30 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, InvalidArgumentError, OutputError, StmdError
-from .files import brief, sha256_of_file
+from huggingface_hub import CommitOperationAdd, HfApi, errors
+from huggingface_hub.utils import filter_repo_objects
 
-__all__ = ["PICKLES", "check_repository", "converting", "fetched", "hub_name", "published", "title_of"]
+from ..errors import CheckpointError, OutputError, StmdError
+from ..files import brief, sha256_of_file
+from . import PICKLES, converting
 
-NAME = re.compile(r"(?!.*(?:--|\.\.))(\w[\w.-]{0,90}/\w[\w.-]{0,90})(?<![.-])(?:@([\w./-]+))?", re.ASCII)
-FILE = re.compile(
-    r"\.(safetensors|onnx|engine|json|bin|ckpt|pth?|pkl|npz|npy|xml|h5|gguf|msgpack|zip|tar|gz|toml|yaml|png)", re.I
-)
+__all__ = ["fetched", "published"]
+
 PATTERNS = ["*config.json", "model_index.json", "*.index.json", "*.safetensors"]
 """What is ever fetched: of the safetensors those that :func:`_weights` picks."""
 DIFFUSERS = re.compile(r"(.*/)?diffusion_pytorch_model(-\d{5}-of-\d{5})?\.safetensors")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-
-
-def hub_name(text: str) -> tuple[str, str | None] | None:
-    """``owner/name`` and the revision behind an ``@``, if any; None for what can only be a path.
-
-    That is whatever begins with a dot, a slash or ~, has another number of slashes, or ends as files do.
-    """
-    found = NAME.fullmatch(text)
-    if found is None or FILE.fullmatch(Path(found[1]).suffix):
-        return None
-    return found[1], found[2]
 
 
 def fetched(name: str, revision: str | None) -> Path:
@@ -47,13 +35,11 @@ def fetched(name: str, revision: str | None) -> Path:
     :class:`CheckpointError` for names and revisions that do not exist, repositories that are closed or hold no
     safetensors, downloads that break off, and files whose digest is not the one that the Hub says.
     """
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
-
     api = _api()
     with _told(name, revision, api.endpoint, CheckpointError):
         try:
             found = api.model_info(name, revision=revision, files_metadata=True)
-        except HfHubHTTPError as error:
+        except errors.HfHubHTTPError as error:
             if error.response.status_code < 500:
                 raise
             return _kept(api, name, revision, error)
@@ -61,29 +47,11 @@ def fetched(name: str, revision: str | None) -> Path:
             return _kept(api, name, revision, error)
         files = {one.rfilename: one for one in found.siblings or ()}
         weights = _weights(name, files)
-        wanted = [*weights, *_matching(files, PATTERNS[:-1])]
+        wanted = [*weights, *filter_repo_objects(files, allow_patterns=PATTERNS[:-1])]
         folder = Path(api.snapshot_download(name, revision=revision, allow_patterns=wanted))
         for path in wanted:
             _check_digest(folder / path, files[path])
         return folder
-
-
-def title_of(folder: Path) -> str:
-    """What a folder is called: of one in the Hub's cache, whose own name is a commit, its repository's name."""
-    whole = folder.absolute()
-    return whole.parent.parent.name.rpartition("--")[2] if whole.parent.name == "snapshots" else whole.name
-
-
-def converting(source: str) -> str:
-    """The line by which diffusers turns pickled weights into safetensors, in the folder NEW."""
-    line = f"from diffusers import DiffusionPipeline as P; P.from_pretrained('{source}').save_pretrained('NEW')"
-    return f'python -c "{line}"'
-
-
-def check_repository(name: str) -> None:
-    """Raise :class:`InvalidArgumentError` unless the Hub could have a repository of that name."""
-    if hub_name(name) != (name, None):
-        raise InvalidArgumentError(f"a repository is named owner/name, got {brief(repr(name))}")
 
 
 def published(name: str, files: Mapping[str, bytes | Path], *, private: bool, message: str) -> str:
@@ -91,8 +59,6 @@ def published(name: str, files: Mapping[str, bytes | Path], *, private: bool, me
 
     A repository that does not exist is made. Raises :class:`OutputError` where that is not possible.
     """
-    from huggingface_hub import CommitOperationAdd  # noqa: PLC0415
-
     api = _api()
     with _told(name, None, api.endpoint, OutputError):
         api.create_repo(name, private=private, exist_ok=True)
@@ -102,8 +68,6 @@ def published(name: str, files: Mapping[str, bytes | Path], *, private: bool, me
 
 def _api() -> Any:
     """The library's own client; it reads HF_ENDPOINT when it is imported, which may have been long ago."""
-    from huggingface_hub import HfApi  # noqa: PLC0415  takes a second to import
-
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
 
 
@@ -124,23 +88,15 @@ def _weights(name: str, files: Iterable[str]) -> list[str]:
     return found
 
 
-def _matching(files: Iterable[str], patterns: list[str]) -> list[str]:
-    from huggingface_hub.utils import filter_repo_objects  # noqa: PLC0415
-
-    return list(filter_repo_objects(files, allow_patterns=patterns))
-
-
 def _kept(api: Any, name: str, revision: str | None, why: Exception) -> Path:
     """The folder in the cache, where the Hub cannot be reached."""
-    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
-
     try:
         # The JSON files alone: which of the weights were wanted, nobody says; who opens them finds what is missing.
         patterns = PATTERNS[:-1]
         folder = Path(api.snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
         if any(folder.rglob("*.safetensors")):
             return folder
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         pass
     raise CheckpointError(
         f"{name}: {api.endpoint} cannot be reached ({_line(why)}), and the model is not in the cache; nor is there a "
@@ -164,8 +120,6 @@ def _check_digest(path: Path, said: Any) -> None:
 @contextmanager
 def _told(name: str, revision: str | None, endpoint: str, kind: type[StmdError]) -> Generator[None, None, None]:
     """Whatever the library and the network raise, as one error of this project."""
-    from huggingface_hub import errors  # noqa: PLC0415
-
     try:
         yield
     except StmdError:
@@ -179,8 +133,6 @@ def _told(name: str, revision: str | None, endpoint: str, kind: type[StmdError])
 
 def _answer(error: Any, name: str, revision: str | None, endpoint: str, writing: bool) -> str:
     """What the Hub's refusal means."""
-    from huggingface_hub import errors  # noqa: PLC0415
-
     status = error.response.status_code
     match error:
         case _ if writing and status in (401, 403, 404):
