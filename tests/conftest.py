@@ -24,18 +24,11 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """The files that take longest first, so that no core waits for the last one; a file a process, exports in one.
-
-    The tests of exports share what they export, which takes ten seconds a network.
-    """
+    """The files that take longest first, so that no core waits for the last one."""
     heavy = "export", "training", "benchmarks"
     rooms = {name: place for place, name in enumerate(heavy)}
     items.sort(key=lambda item: rooms.get(item.path.parent.name, len(heavy)))
-    for item in items:
-        room = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(room if room == "export" else str(item.path)))
 
 
 @pytest.fixture(autouse=True)

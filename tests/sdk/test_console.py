@@ -9,8 +9,9 @@ from importlib import import_module
 import pytest
 import typer
 
-from stmd_sdk import CheckpointError, Noise
+from stmd_sdk import CheckpointError
 from stmd_sdk.console import exit_on_error, plain, run_command, say, say_error
+from stmd_sdk.diffusion import noise
 
 COMMANDS = {
     "stmd": "stmd_sdk.cli.app",
@@ -112,7 +113,7 @@ def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch, capsys, name, a
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 16000000000 bytes")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Noise, "normal", full)
+    monkeypatch.setattr(noise, "host_normals", full)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     with pytest.raises(SystemExit, match="2"):
         import_module(COMMANDS[name]).main()

@@ -18,7 +18,7 @@ from stmd_sdk.evaluation.features import (
     load_features,
 )
 from stmd_sdk.evaluation.quality import evaluate_model, reference, spread
-from stmd_sdk.models.checkpoint import read_tensors
+from stmd_sdk.models.tensors import read_tensors
 
 
 def test_the_bundled_classifier_is_as_its_facts_say():
