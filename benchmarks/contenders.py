@@ -110,12 +110,9 @@ def contenders(
         for peer in peers:
             leave_out(peer, f"diffusers' pipelines have a U-Net, and {setting.model} has none")
         return
-    dtype = PRECISIONS[setting.precision]
-    unet = _peer_unet(module, spec, device, dtype)
+    unet = _peer_unet(module, spec, device, PRECISIONS[setting.precision])
     if "ddim-openvino" in wanted and device.type == "cpu":
-        converted = openvino_unet(_peer_unet(module, spec, device, torch.float32), setting.batch, ARITHMETIC[dtype])
-        call = _peer("ddim", converted, setting, setting.evaluations)
-        yield Contender(f"diffusers ddim in OpenVINO, {setting.evaluations} steps", call, setting.evaluations)
+        yield from _openvino_peer(_peer_unet(module, spec, device, torch.float32), setting)
     for peer in peers:
         for steps in {setting.evaluations, USUAL[peer] if usual else setting.evaluations}:
             if peer != "ddpm" or steps == USUAL[peer]:
@@ -238,6 +235,17 @@ def _peer(peer: str, unet: Any, setting: Setting, steps: int) -> Call:
     pipeline: Any = DDIMPipeline(unet, DDIMScheduler()) if peer == "ddim" else DDPMPipeline(unet, DDPMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     return lambda: pipeline(batch_size=setting.batch, num_inference_steps=steps, output_type="pt")
+
+
+def _openvino_peer(unet: UNet2DModel, setting: Setting) -> Iterator[Contender]:
+    """The same pipeline around its U-Net in OpenVINO, in the setting's precision where the CPU has it."""
+    try:
+        converted = openvino_unet(unet, setting.batch, ARITHMETIC[PRECISIONS[setting.precision]])
+    except StmdError as error:
+        leave_out("ddim-openvino", str(error))
+        return
+    call = _peer("ddim", converted, setting, setting.evaluations)
+    yield Contender(f"diffusers ddim in OpenVINO, {setting.evaluations} steps", call, setting.evaluations)
 
 
 def _dpm_solver(unet: UNet2DModel, batch: int, steps: int) -> Call:

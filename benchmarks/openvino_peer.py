@@ -10,7 +10,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
-from stmd_sdk.backends.openvino_session import Arithmetic, openvino
+from stmd_sdk.backends.openvino_session import Arithmetic, compile_options, openvino
 
 __all__ = ["OpenVinoUNet", "openvino_unet"]
 
@@ -53,11 +53,6 @@ def openvino_unet(unet: UNet2DModel, batch: int, arithmetic: Arithmetic) -> Open
     assert program is not None
     graph = program.model_proto.SerializeToString()
     core = openvino().Core()
-    options = {
-        "INFERENCE_PRECISION_HINT": arithmetic,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    options = compile_options(core, torch.get_num_threads(), arithmetic)
     compiled = core.compile_model(core.read_model(graph), "CPU", options)
     return OpenVinoUNet(compiled.create_infer_request(), unet.config)

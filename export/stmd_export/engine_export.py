@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from stmd_sdk.backends.tensorrt import (
 )
 from stmd_sdk.config import read_json
 from stmd_sdk.errors import CheckpointError, OutputError
-from stmd_sdk.files import check_writable, read_bytes, sha256_of, sha256_of_file
+from stmd_sdk.files import cache_folder, check_writable, read_bytes, sha256_of, sha256_of_file
 from stmd_sdk.locks import locked
 from stmd_sdk.models.artefact import Artefact, Precision, read_onnx
 from stmd_sdk.models.spec import ModelSpec
@@ -42,8 +41,7 @@ CACHE_VERSION = 1
 
 def default_cache() -> Path:
     """``$STMD_CACHE``, or ``stmd`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("STMD_CACHE") or Path(home) / "stmd") / "engines"
+    return cache_folder("engines")
 
 
 def export_engine(

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .errors import StmdError, out_of_memory
+from .errors import StmdError, first_line, out_of_memory
 from .files import brief
 
 __all__ = ["console", "exit_on_error", "plain", "run_command", "say", "say_error"]
@@ -81,6 +81,6 @@ def exit_on_error() -> Generator[None, None, None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = first_line(error)
         say_error(f"memory ran out ({brief(what)}); ask for less at once: a smaller batch, model or number of samples")
         raise typer.Exit(2) from None

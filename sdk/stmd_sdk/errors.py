@@ -35,6 +35,7 @@ __all__ = [
     "OutputError",
     "StmdError",
     "TrainingError",
+    "first_line",
     "out_of_memory",
     "requires_extra",
 ]
@@ -94,6 +95,11 @@ def requires_extra(extra: str) -> Generator[None, None, None]:
         raise MissingExtraError(
             f"{package} is not installed; it comes with: pip install 'stmd-sdk[{extra}]'"
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 NO_MEMORY = "can't allocate memory", "Failed to allocate memory", "Storage size calculation overflowed"

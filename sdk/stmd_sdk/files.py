@@ -129,6 +129,12 @@ def _moved(temporary: Path, target: Path, handle: int) -> None:
             os.close(folder)
 
 
+def cache_folder(kind: str) -> Path:
+    """Where what can be made again is kept: below ``$STMD_CACHE``, or ``stmd`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("STMD_CACHE") or Path(home) / "stmd") / kind
+
+
 def brief(text: str) -> str:
     """``text``, cut in its middle where it is too long for a message of one line."""
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 60]} … {text[-50:]}"

@@ -145,7 +145,7 @@ class Sampler:
 
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
-        times = self.spec.grid(inference_steps, self.spec.flow_steps(mean_flow_steps))
+        times = self.spec.grid(inference_steps, mean_flow_steps)
         noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
         posterior = self._posterior(mean_flow_steps, guidance)
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
@@ -249,7 +249,7 @@ class Sampler:
         times from 0.8 to 0.1 for all others. Draws of pixels are clamped as the data are.
         """
         prior, noise = self._prior(mean_flow_steps, "chain"), noise_of(seed, chains, self.spec, self.device, labels)
-        times = self.spec.grid(inference_steps, self.spec.flow_steps(mean_flow_steps))
+        times = self.spec.grid(inference_steps, mean_flow_steps)
         begin = times if start is None else state_of(start, 1.0, self.spec, self.device)[0]
         return chain_draws(
             prior, log_likelihood, noise, begin, steps=steps, levels=levels, tempering=tempering, progress=progress
@@ -266,7 +266,7 @@ class Sampler:
         rising power may leave, or the powers themselves, one a step and 1 at last.
         """
         prior, noise = self._prior(mean_flow_steps, "steer"), noise_of(seed, particles, self.spec, self.device, labels)
-        times = self.spec.grid(inference_steps, self.spec.flow_steps(mean_flow_steps))
+        times = self.spec.grid(inference_steps, mean_flow_steps)
         return steered_draws(
             prior, reward, noise, times, resample_below=resample_below, tempering=tempering, progress=progress
         )

@@ -24,11 +24,11 @@ from stmd_sdk.errors import DataError
 from stmd_sdk.files import check_writable
 from stmd_sdk.sampler import Sampler
 
-from .batches import POOL
+from .batches import POOL, TrainingData
 from .classifier import accuracy, save_classifier, train_classifier
 from .distill import distilled_recipe, own_samples, teacher_of
 from .processes import joined_processes
-from .recipe import load_recipe
+from .recipe import Recipe, load_recipe
 from .run import TrainingRun
 from .smoke import smoke_test
 from .tilt import check_makes, import_energy, load_base, tilt_facts, tilted_pool, tilted_recipe
@@ -97,8 +97,7 @@ def run_distillation(
             shown = not running.quiet and processes.main
             samples, facts["pool"] = own_samples(sampler, noise, inference_steps=steps, progress=shown), float(pool)
         else:
-            load = load_labelled_data if plan.classes else load_data
-            samples = load(os.path.expanduser(source))
+            samples = _data(plan, source)
         run = TrainingRun(
             plan,
             samples,
@@ -127,13 +126,18 @@ def run_recipe(name: str, source: str | None, init: str | None, running: Running
             # Each process makes its own synthetic data: equal ones.
             recipe, samples = smoke_test(recipe, folder / f"process-{processes.rank}")
         else:
-            load = load_labelled_data if recipe.classes else load_data
-            folder, samples = out or Path("runs") / recipe.name, load(os.path.expanduser(source or recipe.data))
+            folder, samples = out or Path("runs") / recipe.name, _data(recipe, source or recipe.data)
         on = resolve_device(own)
         run = TrainingRun(recipe, samples, folder, on, processes=processes, base=base, eager=running.eager)
         path = _path_of(run, replace(running, restart=running.restart or smoke))
     if processes.main:
         say(f"{recipe.steps} steps done. Draw from it: stmd sample --model {path}")
+
+
+def _data(recipe: Recipe, source: str) -> TrainingData:
+    """What a recipe trains on, with labels where it has classes."""
+    load = load_labelled_data if recipe.classes else load_data
+    return load(os.path.expanduser(source))
 
 
 def _path_of(run: TrainingRun, running: Running) -> Path:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stmd_sdk.errors import DeviceError, InvalidArgumentError, TrainingError
+from stmd_sdk.errors import DeviceError, InvalidArgumentError, TrainingError, first_line
 
 __all__ = ["ALONE", "Processes", "joined_processes"]
 
@@ -123,7 +123,7 @@ def joined_processes(device: str | None) -> Generator[tuple[Processes, str | Non
     try:
         dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError, OSError) as error:  # no such host, a port that is taken, peers that never came
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise DeviceError(f"the {count} processes of the run cannot find each other ({line})") from error
     try:
         yield Processes(rank, count), own

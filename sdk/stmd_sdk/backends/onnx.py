@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import refuse_gradients
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.artefact import read_graph
+from ..models.artefact import check_network, read_graph
 from ..models.spec import ModelSpec
 from .session import has_cuda_provider, open_session, runtime
 
@@ -77,11 +77,7 @@ def default_device() -> torch.device:
 def load_onnx(path: Path, device: torch.device) -> tuple[ModelSpec, SessionNetwork]:
     """The spec and the session of an exported network. Whole samplers are refused: they hold no network."""
     graph, text, artefact = read_graph(path)
-    if artefact.kind != "network":
-        raise CheckpointError(
-            f"{path} is a whole sampler: it draws samples from noise and has no network to call; "
-            f"run it with: stmd sample --model {path}"
-        )
+    check_network(artefact, path)
     spec = ModelSpec.from_json(text, str(path))
     options = None
     if device.type == "cuda":

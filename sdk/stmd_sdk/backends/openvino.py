@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError, DeviceError
+from ..errors import DeviceError
+from ..models.artefact import check_network
 from ..models.ir import read_ir
 from ..models.spec import ModelSpec
 from .onnx import SessionNetwork, check_signature
@@ -20,17 +21,14 @@ ARITHMETIC: dict[torch.dtype, Arithmetic] = {torch.float32: "f32", torch.bfloat1
 def load_openvino(
     path: Path, device: torch.device | str | None, dtype: torch.dtype
 ) -> tuple[ModelSpec, SessionNetwork]:
-    """The spec and the session of an exported network, which computes in ``dtype``: what the CPU has no units for is
-    a :class:`DeviceError`. Whole samplers are refused: they hold no network.
+    """The spec and the session of an exported network, which computes in ``dtype``.
+
+    What the CPU has no units for is a :class:`DeviceError`. Whole samplers are refused: they hold no network.
     """
     if device is not None and torch.device(device).type != "cpu":
         raise DeviceError(f"{path} runs on the CPU alone, not on {device}")
     ir = read_ir(path)
-    if ir.artefact.kind != "network":
-        raise CheckpointError(
-            f"{path} is a whole sampler: it draws samples from noise and has no network to call; "
-            f"run it with: stmd sample --model {path}"
-        )
+    check_network(ir.artefact, path)
     spec = ModelSpec.from_json(ir.spec, str(path))
     session = open_ir(ir, path, threads=torch.get_num_threads(), arithmetic=ARITHMETIC[dtype])
     check_signature(path, session, spec)

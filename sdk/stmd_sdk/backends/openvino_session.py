@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, DeviceError, OutputError, requires_extra
+from ..files import cache_folder
 from ..models.ir import IR
 
-__all__ = ["Arithmetic", "OpenVinoSession", "bucket", "cpu_arithmetic", "open_ir", "openvino"]
+__all__ = ["Arithmetic", "OpenVinoSession", "bucket", "compile_options", "cpu_arithmetic", "open_ir", "openvino"]
 
 Arithmetic = Literal["f32", "bf16", "f16"]
 """What matrix products compute in."""
@@ -32,9 +33,9 @@ def openvino() -> Any:
         return importlib.import_module("openvino")
 
 
-def cpu_arithmetic() -> list[Arithmetic]:
+def cpu_arithmetic(core: Any = None) -> list[Arithmetic]:
     """What this CPU's units multiply in, of what OpenVINO can ask of them."""
-    capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = (core or openvino().Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name, unit in UNITS.items() if unit in capabilities]
 
 
@@ -102,17 +103,8 @@ def open_ir(ir: IR, path: Path, *, threads: int = 0, arithmetic: Arithmetic = "f
     Raises :class:`DeviceError` where the CPU has no units for the ``arithmetic``: OpenVINO would take float32 silently.
     """
     ov = openvino()
-    if arithmetic not in (known := cpu_arithmetic()):
-        raise DeviceError(f"this CPU has no units for {arithmetic}, only for {', '.join(known)}; leave out dtype")
     core = ov.Core()
-    options: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": arithmetic,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "CACHE_DIR": str(_cache()),
-    }
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
+    options = compile_options(core, threads, arithmetic) | {"CACHE_DIR": str(_cache())}
     try:
         weights = ov.Tensor(np.frombuffer(ir.weights, np.uint8)) if ir.weights else ov.Tensor()
         model = core.read_model(ir.graph, weights)
@@ -121,10 +113,20 @@ def open_ir(ir: IR, path: Path, *, threads: int = 0, arithmetic: Arithmetic = "f
     return OpenVinoSession(model, core, options)
 
 
+def compile_options(core: Any, threads: int, arithmetic: Arithmetic) -> dict[str, Any]:
+    """How a model is compiled: in one stream, by so many threads (0 leaves their number to the runtime).
+
+    Raises :class:`DeviceError` for an arithmetic that the CPU has no units for.
+    """
+    if arithmetic not in (known := cpu_arithmetic(core)):
+        raise DeviceError(f"this CPU has no units for {arithmetic}, only for {', '.join(known)}; leave out dtype")
+    options = {"INFERENCE_PRECISION_HINT": arithmetic, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    return options | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+
+
 def _cache() -> Path:
-    """Where compiled models are kept: ``$STMD_CACHE``, or ``stmd`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("STMD_CACHE") or Path(home) / "stmd") / "openvino"
+    """Where compiled models are kept."""
+    folder = cache_folder("openvino")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DeviceError, MissingExtraError, requires_extra
+from ..errors import CheckpointError, DeviceError, MissingExtraError, first_line, requires_extra
 
 __all__ = ["has_cuda_provider", "open_session", "runtime"]
 
@@ -63,8 +63,8 @@ def open_session(
         )
     except Exception as error:  # the runtime's exceptions share no base class but this one
         if cuda is not None:
-            raise DeviceError(f"{path}: ONNX Runtime cannot run it on CUDA ({_line(error)})") from error
-        raise CheckpointError(f"{path}: ONNX Runtime cannot load it ({_line(error)})") from error
+            raise DeviceError(f"{path}: ONNX Runtime cannot run it on CUDA ({first_line(error)[:300]})") from error
+        raise CheckpointError(f"{path}: ONNX Runtime cannot load it ({first_line(error)[:300]})") from error
     if cuda is not None and session.get_providers()[0] != CUDA:
         raise DeviceError(
             "ONNX Runtime could not start its CUDA provider and would fall back to the CPU; it needs an "
@@ -84,8 +84,3 @@ def _check_cuda_provider() -> None:
             "CUDA was asked for, but the installed onnxruntime has no CUDA provider: "
             "pip uninstall -y onnxruntime && pip install 'stmd-sdk[onnx-gpu]'"
         )
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, without the runtime's source positions behind it."""
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import DeviceError
+from ..errors import DeviceError, first_line
 
 __all__ = ["CompiledNetwork", "TorchNetwork", "compiler"]
 
@@ -52,7 +52,7 @@ class CompiledNetwork:
             return self.eager(x, times)
         except Exception as error:  # the compiler's errors share no public base class
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                line = first_line(error)
                 raise DeviceError(f"torch.compile fails here: {line}; load the model without compile=True") from error
             raise
 

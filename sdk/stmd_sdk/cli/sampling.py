@@ -16,7 +16,7 @@ from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
 from ..images import grid
 from ..models.checkpoint import resolve_model
-from ..pretrained.folder import describes_diffusers
+from ..pretrained.opening import is_of_diffusers
 from ..runs.card import publish_model
 from ..sampler import Sampler
 from .drawer import Drawer, asked_class, model_digest, unchanged_digest
@@ -105,7 +105,7 @@ def push_file(model: str, name: str, certificate: Path | None, private: bool) ->
     """Put a model's file on the Hub as it is, or a pretrained one as a file of this project's; the commit's address."""
     file = resolve_model(model)
     sampler = open_sampler(str(file), None)
-    if describes_diffusers(file):
+    if is_of_diffusers(file):
         return sampler.push_to_hub(name, certificate=certificate, private=private)
     return publish_model(name, file, sampler.spec, sampler.sample, certificate, private)
 

@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, errors
 from huggingface_hub.utils import filter_repo_objects
 
-from ..errors import CheckpointError, OutputError, StmdError
+from ..errors import CheckpointError, OutputError, StmdError, first_line
 from ..files import brief, sha256_of_file
 from . import PICKLES, converting
 
@@ -99,8 +99,8 @@ def _kept(api: Any, name: str, revision: str | None, why: Exception) -> Path:
     except errors.LocalEntryNotFoundError:
         pass
     raise CheckpointError(
-        f"{name}: {api.endpoint} cannot be reached ({_line(why)}), and the model is not in the cache; nor is there a "
-        "file or folder of that name here"
+        f"{name}: {api.endpoint} cannot be reached ({brief(first_line(why))}), and the model is not in the cache; nor "
+        "is there a file or folder of that name here"
     ) from why
 
 
@@ -128,7 +128,7 @@ def _told(name: str, revision: str | None, endpoint: str, kind: type[StmdError])
         raise kind(_answer(error, name, revision, endpoint, kind is OutputError)) from error
     except Exception as error:
         what = "cannot be fetched whole from" if kind is CheckpointError else "cannot be written to"
-        raise kind(f"{name} {what} {endpoint} ({_line(error)})") from error
+        raise kind(f"{name} {what} {endpoint} ({brief(first_line(error))})") from error
 
 
 def _answer(error: Any, name: str, revision: str | None, endpoint: str, writing: bool) -> str:
@@ -147,8 +147,4 @@ def _answer(error: Any, name: str, revision: str | None, endpoint: str, writing:
         case errors.RevisionNotFoundError():
             return f"{name} has no revision {brief(repr(revision))}"
         case _:
-            return f"{name}: {endpoint} refuses ({_line(error)})"
-
-
-def _line(error: Exception) -> str:
-    return brief((str(error).strip() or type(error).__name__).splitlines()[0])
+            return f"{name}: {endpoint} refuses ({brief(first_line(error))})"

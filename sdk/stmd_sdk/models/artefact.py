@@ -23,6 +23,7 @@ __all__ = [
     "Artefact",
     "ArtefactKind",
     "Precision",
+    "check_network",
     "data_path",
     "read_graph",
     "read_onnx",
@@ -104,6 +105,15 @@ class Artefact:
         if artefact.version > ARTEFACT_VERSION:
             raise CheckpointError(f"{source}: written by a newer version of the SDK; pip install -U stmd-sdk")
         return artefact
+
+
+def check_network(artefact: Artefact, path: Path) -> None:
+    """Raise for a whole sampler, which holds no network to call."""
+    if artefact.kind != "network":
+        raise CheckpointError(
+            f"{path} is a whole sampler: it draws samples from noise and has no network to call; "
+            f"run it with: stmd sample --model {path}"
+        )
 
 
 def sealed(model: bytes, spec: str, artefact: Artefact) -> bytes:

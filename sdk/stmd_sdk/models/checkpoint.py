@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, InvalidArgumentError
+from ..errors import CheckpointError, InvalidArgumentError, first_line
 from ..files import brief, is_file, is_folder, refuse_pointer
 from ..hub import hub_name
 from .folders import refuse_pickle, weights_in
@@ -87,7 +87,7 @@ def load_model(path: Path) -> tuple[ModelSpec, nn.Module]:
             with torch.device("meta"):
                 network = spec.build_network()
         except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:  # diffusers' too
-            raise CheckpointError(f"{path}: its spec describes no network ({_line(error)})") from error
+            raise CheckpointError(f"{path}: its spec describes no network ({brief(first_line(error))})") from error
         network.load_state_dict(checked_weights(path, tensors, network.state_dict()), assign=True)
     return spec, network.eval().requires_grad_(False)
 
@@ -104,10 +104,6 @@ def checked_weights(path: Path, tensors: dict[str, Tensor], expected: dict[str, 
         if not (tensor.is_floating_point() and _finite(tensor)):
             raise CheckpointError(f"{path}: {name} has values that are not finite floating-point numbers")
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
-
-
-def _line(error: Exception) -> str:
-    return brief((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def save_model(path: Path, spec: ModelSpec, state: dict[str, Tensor]) -> None:

@@ -93,10 +93,10 @@ class ModelSpec:
         check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
         self.objective.check_steps(inference_steps, mean_flow_steps)
 
-    def grid(self, inference_steps: Steps, mean_flow_steps: int) -> list[float]:
+    def grid(self, inference_steps: Steps, mean_flow_steps: int | None) -> list[float]:
         """The times from 1 to 0 that ``inference_steps`` ask for, or by default the model's; checked with M."""
         times = time_grid(self.default_inference_steps if inference_steps is None else inference_steps)
-        self.check_steps(len(times) - 1, mean_flow_steps)
+        self.check_steps(len(times) - 1, self.flow_steps(mean_flow_steps))
         return times
 
     def build_network(self) -> nn.Module:

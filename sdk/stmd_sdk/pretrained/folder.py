@@ -14,7 +14,7 @@ from ..config import read_config
 from ..diffusion.classes import Classes
 from ..diffusion.preconditioning import EDMLevels
 from ..diffusion.vp import VPSchedule
-from ..errors import CheckpointError, InvalidArgumentError
+from ..errors import CheckpointError, InvalidArgumentError, first_line
 from ..files import brief, is_file
 from ..hub import title_of
 from ..models.checkpoint import checked_weights
@@ -78,7 +78,7 @@ def load_diffusers(weights: Path) -> tuple[ModelSpec, nn.Module]:
     except InvalidArgumentError as error:
         raise CheckpointError(f"{weights.parent / CONFIG}: {error}") from error
     except Exception as error:  # diffusers and PyTorch raise whatever they stumble over
-        reason = brief((str(error).strip() or type(error).__name__).splitlines()[0])
+        reason = brief(first_line(error))
         raise CheckpointError(f"{weights.parent / CONFIG}: describes no network ({reason})") from error
     tensors, _ = read_tensors(weights)
     renamed = {f"model.{present_name(name)}": tensor for name, tensor in tensors.items()}

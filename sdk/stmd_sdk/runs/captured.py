@@ -21,7 +21,7 @@ from ..diffusion.classes import UNLABELLED
 from ..diffusion.device_philox import device_normals
 from ..diffusion.network import Network
 from ..diffusion.noise import GivenNoise, Noise
-from ..errors import DeviceError, StmdError, out_of_memory
+from ..errors import DeviceError, StmdError, first_line, out_of_memory
 from ..models.spec import ModelSpec
 from .eager import whole_run
 
@@ -188,7 +188,7 @@ def capture_errors(what: str, way_out: str) -> Generator[None, None, None]:
     except Exception as error:
         if isinstance(error, StmdError) or out_of_memory(error):
             raise
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise DeviceError(f"{what} cannot be captured as a CUDA graph: {line}; {way_out}") from error
 
 

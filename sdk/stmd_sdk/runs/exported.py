@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -34,15 +33,9 @@ from ..errors import CheckpointError, InvalidArgumentError
 from ..models.artefact import Artefact, read_graph, read_onnx
 from ..models.ir import read_ir
 
-__all__ = ["ExportedRun", "is_whole_sampler", "normal"]
+__all__ = ["ExportedRun", "is_whole_sampler"]
 
 BATCH = 64  # rows at once where the user gives no batch size
-
-
-def normal(seed: int, path: Sequence[int], indices: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Standard normals [len(indices), *shape] of (seed, indices, path): the bits of ``Noise.normal``."""
-    key = reduce(philox.fold, path, seed)
-    return host_normals([key], indices, math.prod(shape)).reshape(len(indices), *shape)
 
 
 def is_whole_sampler(path: Path) -> bool:

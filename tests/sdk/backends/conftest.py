@@ -6,6 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from stmd_sdk import Noise
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.models.artefact import Artefact, sealed
 from stmd_sdk.models.objective import STMD
@@ -13,6 +14,15 @@ from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.networks import MLPConfig
 
 ARTEFACT = Artefact(kind="network", precision="fp32", opset=21, weights="0" * 64)
+
+
+def known(x, times):
+    return 2 * x[:, :2] - x[:, 2:] + times[:, :1]
+
+
+def inputs(b):
+    noise = Noise.of(3, b)
+    return noise.fold(0).normal(4), noise.fold(1).uniform(3)
 
 
 def constant(name, values):

@@ -13,23 +13,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from stmd_sdk import Noise, Sampler
+from stmd_sdk import Sampler
 from stmd_sdk.backends import session as sessions
 from stmd_sdk.backends.onnx import bind, load_onnx
 from stmd_sdk.errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError
 from stmd_sdk.models.artefact import read_onnx
 from stmd_sdk.runs.exported import ExportedRun
 
+from .conftest import inputs, known
+
 CPU = torch.device("cpu")
-
-
-def known(x, times):
-    return 2 * x[:, :2] - x[:, 2:] + times[:, :1]
-
-
-def inputs(b):
-    noise = Noise.of(3, b)
-    return noise.fold(0).normal(4), noise.fold(1).uniform(3)
 
 
 @pytest.mark.parametrize("b", [1, 2, 7])

@@ -7,26 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stmd_sdk import Noise, Sampler
+from stmd_sdk import Sampler
 from stmd_sdk.backends.openvino import load_openvino
 from stmd_sdk.backends.openvino_session import KEPT, bucket, cpu_arithmetic
 from stmd_sdk.errors import CheckpointError, DeviceError, InvalidArgumentError, MissingExtraError, OutputError
 from stmd_sdk.models.ir import ROOM, blank_entries, read_ir, sealed_ir, weights_path
 from stmd_sdk.runs.exported import is_whole_sampler
 
-from .conftest import ARTEFACT
+from .conftest import ARTEFACT, inputs, known
 
 ov = pytest.importorskip("openvino")
 CPU = torch.device("cpu")
-
-
-def known(x, times):
-    return 2 * x[:, :2] - x[:, 2:] + times[:, :1]
-
-
-def inputs(b):
-    noise = Noise.of(3, b)
-    return noise.fold(0).normal(4), noise.fold(1).uniform(3)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +115,7 @@ def test_a_whole_sampler_is_refused_with_the_command_that_runs_it(write_ir):
 
 def test_a_precision_without_units_and_a_gpu_are_refused(write_ir, monkeypatch):
     path = write_ir()
-    monkeypatch.setattr("stmd_sdk.backends.openvino_session.cpu_arithmetic", lambda: ["f32"])
+    monkeypatch.setattr("stmd_sdk.backends.openvino_session.cpu_arithmetic", lambda _: ["f32"])
     with pytest.raises(DeviceError, match="no units for bf16, only for f32"):
         Sampler.from_pretrained(path, dtype=torch.bfloat16)
     with pytest.raises(DeviceError, match="on the CPU alone"):
