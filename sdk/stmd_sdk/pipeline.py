@@ -1,6 +1,7 @@
-"""A model as a pipeline of diffusers: called, saved and loaded as diffusers does, drawing what the sampler draws."""
+"""A model as a pipeline of diffusers: called, saved and loaded as diffusers does, drawing what the sampler draws.
 
-from __future__ import annotations
+Annotations are evaluated here, since diffusers before 0.36 finds a pipeline's components by their types.
+"""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
@@ -126,7 +127,7 @@ class STMDPipeline(DiffusionPipeline):
         self.register_modules(network=network, scheduler=scheduler)
 
     @classmethod
-    def from_sampler(cls, sampler: Sampler) -> STMDPipeline:
+    def from_sampler(cls, sampler: Sampler) -> "STMDPipeline":
         """The pipeline of a sampler of PyTorch's, whose weights it shares; guides do not go along."""
         if not isinstance(sampler.network, TorchNetwork) or sampler.guides:
             raise InvalidArgumentError("a pipeline holds a model's weights: make it of a .safetensors, without guides")
