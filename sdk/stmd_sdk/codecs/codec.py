@@ -143,10 +143,11 @@ def _kept_row(values: tuple[float, ...], device: torch.device) -> Float[Tensor, 
 class LatentCodec(AbstractCodec):
     """Images in [-1, 1], seen by the network as the scaled latents of Stable Diffusion's VAE.
 
-    x_0 = s z with z ~ N(mean(x), deviation(x)²) and s = ``scaling_factor`` (Rombach et al., 2022). ``vae`` is a
-    folder, or ``owner/name@commit`` in the local Hugging Face cache; ``sha256`` that of its weights, if they are to
-    be checked. An image side is ``factor`` times the latent's. The VAE is loaded when first used, stays float32 and
-    is never downloaded: :class:`CheckpointError` says how to get it.
+    x_0 = s (z - m) with z ~ N(mean(x), deviation(x)²), s = ``scaling_factor`` (Rombach et al., 2022) and
+    m = ``shift_factor``, which some VAEs have. ``vae`` is a folder, or ``owner/name@commit`` in the local Hugging Face
+    cache; ``sha256`` that of its weights, if they are to be checked. An image side is ``factor`` times the latent's.
+    The VAE is loaded when first used, stays float32 and is never downloaded: :class:`CheckpointError` says how to get
+    it.
     """
 
     vae: str = SD_VAE_FT_EMA
@@ -154,11 +155,14 @@ class LatentCodec(AbstractCodec):
     factor: int = 8
     channels: int = 3
     sha256: str | None = None
+    shift_factor: float = 0.0
     kind: Literal["latents"] = "latents"
 
     def __post_init__(self) -> None:
         if not 0 < self.scaling_factor < math.inf:
             raise InvalidArgumentError(f"scaling_factor: must be positive and finite, got {self.scaling_factor}")
+        if not math.isfinite(self.shift_factor):
+            raise InvalidArgumentError(f"shift_factor: must be finite, got {self.shift_factor}")
         check_integer("factor", self.factor, 1)
         check_integer("channels", self.channels, 1)
 
@@ -189,17 +193,18 @@ class LatentCodec(AbstractCodec):
         moments = torch.cat([vae.encode(rows, return_dict=False)[0].parameters for rows in x.split(ROWS)])
         mean, log_variance = moments.chunk(2, dim=1)
         if noise is None:
-            return self.scaling_factor * mean
+            return self.scaling_factor * (mean - self.shift_factor)
         # The bounds are diffusers', and were the VAE's in training.
         deviation = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
-        return self.scaling_factor * (mean + deviation * noise.normal(*mean.shape[1:]))
+        return self.scaling_factor * (mean + deviation * noise.normal(*mean.shape[1:]) - self.shift_factor)
 
     def decode(self, x_0: Float[Tensor, "b c_z h_z w_z"]) -> Float[Tensor, "b c h w"]:
         """The images of latents, clamped to [-1, 1]."""
         vae = self._vae(x_0.device)
         # A loop over rows would freeze the batch of an exported graph.
-        chunks = (x_0,) if torch.compiler.is_exporting() else x_0.split(ROWS)
-        return torch.cat([vae.decode(rows / self.scaling_factor, return_dict=False)[0] for rows in chunks]).clamp(-1, 1)
+        z = x_0 / self.scaling_factor + self.shift_factor
+        chunks = (z,) if torch.compiler.is_exporting() else z.split(ROWS)
+        return torch.cat([vae.decode(rows, return_dict=False)[0] for rows in chunks]).clamp(-1, 1)
 
     def _vae(self, device: torch.device) -> Any:
         vae = load_vae(self.vae, self.sha256)

@@ -120,13 +120,12 @@ def _codec(root: Path, network: DiffusersConfig, clip: float | None) -> Codec:
     """Latents where the pipeline has a VAE; else pixels where there are as many channels as an image has."""
     if is_file(root / "vae" / CONFIG, CheckpointError):
         values: Any = read_table(root / "vae" / CONFIG)
-        if values.get("shift_factor"):
-            raise CheckpointError(f"{root / 'vae' / CONFIG}: a shift_factor is not supported")
         levels = len(values.get("block_out_channels", (0,)))
         return LatentCodec(
             str((root / "vae").absolute()),
             float(values.get("scaling_factor", 0.18215)),
             2 ** (levels - 1),
             int(values.get("out_channels", 3)),
+            shift_factor=float(values.get("shift_factor") or 0.0),
         )
     return PixelCodec() if clip == 1 or network.shape[0] in (1, 3) else VectorCodec()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,16 @@ def images(n):
 def test_without_noise_an_image_becomes_the_scaled_mean(codec, theirs):
     expected = 0.18215 * theirs.encode(images(3)).latent_dist.mean
     assert torch.equal(codec.encode(images(3)), expected)
+
+
+def test_a_shift_is_taken_off_and_put_back(codec, theirs):
+    shifted = replace(codec, shift_factor=0.3)
+    mean = theirs.encode(images(3)).latent_dist.mean
+    torch.testing.assert_close(shifted.encode(images(3)), 0.18215 * (mean - 0.3), rtol=0, atol=1e-6)
+    drawn, moved = (one.encode(images(3), Noise.of(7, 3)) for one in (codec, shifted))
+    torch.testing.assert_close(moved, drawn - 0.18215 * 0.3, rtol=0, atol=1e-6)
+    expected = theirs.decode(mean + 0.3).sample.clamp(-1, 1)
+    torch.testing.assert_close(shifted.decode(0.18215 * mean), expected, rtol=0, atol=1e-5)
 
 
 def test_with_noise_it_becomes_a_draw_of_the_vaes_gaussian(codec, theirs):
@@ -176,14 +187,19 @@ def test_other_weights_than_those_of_the_training_are_refused(vae_folder):
 
 @pytest.mark.parametrize(("changes", "shape"), [({"factor": 8}, SHAPE), ({"channels": 1}, SHAPE), ({}, (16, 8, 8))])
 def test_a_vae_of_other_shapes_is_refused(codec, changes, shape):
-    from dataclasses import replace
-
     with pytest.raises(CheckpointError, match="4 latent channels, 3 image channels and a factor of 2"):
         replace(codec, **changes).prepare(shape)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"scaling_factor": 0.0}, {"scaling_factor": torch.inf}, {"factor": 0}, {"channels": 0}]
+    "bad",
+    [
+        {"scaling_factor": 0.0},
+        {"scaling_factor": torch.inf},
+        {"shift_factor": torch.nan},
+        {"factor": 0},
+        {"channels": 0},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(bad):
     with pytest.raises(InvalidArgumentError, match=next(iter(bad))):

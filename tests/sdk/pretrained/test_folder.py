@@ -141,11 +141,13 @@ def test_latents_go_through_the_pipeline_s_vae(dit, vae_folder, tmp_path):
     (folder / "scheduler_config.json").rename(tmp_path / "scheduler_config.json")
     (tmp_path / "pipe" / "scheduler").mkdir()
     shutil.move(tmp_path / "scheduler_config.json", tmp_path / "pipe" / "scheduler")
-    shutil.copytree(vae_folder, tmp_path / "pipe" / "vae")
+    config = shutil.copytree(vae_folder, tmp_path / "pipe" / "vae") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"shift_factor": 0.1}))
     index = {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}
     (tmp_path / "pipe" / "model_index.json").write_text(json.dumps(index))
     sampler = Sampler.from_pretrained(tmp_path / "pipe", device="cpu")
     assert isinstance(sampler.spec.codec, LatentCodec)
+    assert (sampler.spec.codec.scaling_factor, sampler.spec.codec.shift_factor) == (0.18215, 0.1)
     assert sampler.sample(1, inference_steps=1, mean_flow_steps=1, seed=0).shape == (1, 3, 8, 8)
 
 
