@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from restoration import DIRECTIONS, class_tilt, restoration
+from restoration import DIRECTIONS, class_tilt, opened, restoration
 from rich.console import Console
 from rich.table import Table
 from solvers import dps
@@ -184,8 +184,12 @@ def mixtures(options: argparse.Namespace) -> list[dict[str, object]]:
 def digits(options: argparse.Namespace) -> list[dict[str, object]]:
     """Restored digits, and digits steered to other proportions."""
     count, steps = (DIRECTIONS, [20]) if options.quick else (options.digits, options.dps_steps)
-    rows = restoration(options.data, options.model, count, steps, options.zeta, options.seed, options.sigma)
-    return [*rows, class_tilt(options.model, 256 if options.quick else 2048, 8, options.seed)]
+    sampler, model = opened(options.model, options.glass), f"{options.model}{', GLASS' if options.glass else ''}"
+    seed = options.seed
+    rows = restoration(options.data, sampler, model, count, options.methods, steps, options.zeta, seed, options.sigma)
+    if "steer".startswith(tuple(options.methods)):
+        rows.append(class_tilt(sampler, model, 256 if options.quick else 2048, 8, seed))
+    return rows
 
 
 def table(rows: list[dict[str, object]]) -> Table:
@@ -204,6 +208,10 @@ def main() -> None:
     parser.add_argument("--mixture64", help="a model trained on mixture64, as the bundled one")
     parser.add_argument("--data", type=Path, help="a folder of MNIST's files: measure digits")
     parser.add_argument("--model", default="mnist", help="a model of digits")
+    parser.add_argument(
+        "--glass", action="store_true", help="draw by the exact flow of the model's denoiser, in 16 evaluations"
+    )
+    parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so, as gibbs or steer")
     parser.add_argument("--digits", type=int, default=16, help=f"held-out digits, {DIRECTIONS} or more")
     parser.add_argument("--dps-steps", type=int, nargs="*", default=[100], help="DPS's numbers of steps")
     parser.add_argument("--zeta", type=float, default=1.0, help="DPS's step length")

@@ -1,7 +1,7 @@
 """Held-out digits, damaged and restored: calibration of the draws beside DPS with the same network.
 
-DPS wants E[x_0 | x_t], and the network gives it in one evaluation: at τ = r = 1 the average velocity is the
-instantaneous one, E[ε - y | z = ε, x_t] = ε - E[y | x_t], whatever ε.
+DPS and its like want E[x_0 | x_t], which is the model's denoiser: an evaluation of theirs is one of it, which of a
+one-step model takes two of its network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stmd_sdk import DataError, GibbsDraws, InferenceError, InferenceWarning, No
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.loop import time_grid
-from stmd_sdk.diffusion.posterior import FlowPosterior, Posterior
+from stmd_sdk.diffusion.posterior import PointPosterior, Posterior
 from stmd_sdk.diffusion.schedule import expand
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
@@ -82,7 +82,7 @@ def conditioned_draws(steps: int) -> Method:
             sampler.condition(problem.operator, y, sigma=problem.sigma).sample(DRAWS, inference_steps=steps, seed=key)
             for key, y in zip(_keys(seed, problem), problem.y, strict=True)
         ]
-        return Restored(torch.stack(given, dim=1), steps, {})
+        return Restored(torch.stack(given, dim=1), steps * flow_steps(sampler), {})
 
     return run
 
@@ -104,7 +104,7 @@ def chained_draws(steps: int, moves: int) -> Method:
             mixing.append(draws.r_hat or 0.0)
             last.append(draws.samples)
         notes: Row = {"acceptance": statistics.mean(accepted), "r_hat_median": statistics.median(mixing)}
-        return Restored(torch.stack(last, dim=1), steps + moves, notes)
+        return Restored(torch.stack(last, dim=1), (steps + moves) * flow_steps(sampler), notes)
 
     return run
 
@@ -117,7 +117,7 @@ def gibbs_draws(steps: int) -> Method:
             sampler.gibbs(measured, DRAWS, steps=steps, seed=key).samples
             for key, measured in zip(_keys(seed, problem), _measurements(problem), strict=True)
         ]
-        return Restored(torch.stack(parts, dim=1), steps, {})
+        return Restored(torch.stack(parts, dim=1), steps * flow_steps(sampler), {})
 
     return run
 
@@ -139,7 +139,7 @@ def resampled_draws(particles: int) -> Method:
             "levels_median": statistics.median(len(one.levels) for one in runs),
             "roots_median": statistics.median(one.roots or 0.0 for one in runs),
         }
-        evaluations = round(statistics.mean(one.evaluations for one in runs))
+        evaluations = round(statistics.mean(one.evaluations for one in runs)) * flow_steps(sampler)
         return Restored(torch.stack([one.samples[rows] for one in runs], dim=1), evaluations, notes)
 
     return run
@@ -196,17 +196,14 @@ def peer_draws(name: str) -> Method:
     return run
 
 
+def flow_steps(sampler: Sampler) -> int:
+    """M, the network's evaluations a draw."""
+    return sampler.spec.flow_steps(None)
+
+
 def mean_of(sampler: Sampler) -> Posterior:
-    """E[x_0 | x_t] of the network, whatever the key."""
-    spec = sampler.spec
-    stmd = spec.build_posterior(sampler.network)
-    assert isinstance(stmd, FlowPosterior)
-
-    def mean(x_t: Tensor, t: Tensor, noise: Noise, /) -> Tensor:
-        z, one = noise.normal(*spec.shape), torch.ones_like(t)
-        return stmd.target.decode(z - stmd.velocity(z, one, one, x_t, t), x_t, t)
-
-    return mean
+    """E[x_0 | x_t] of the model, whatever the key."""
+    return PointPosterior(sampler.denoiser, sampler.spec.schedule, bound=None)
 
 
 def _keys(seed: int, problem: Problem) -> list[Noise]:
@@ -230,11 +227,20 @@ def scores(problem: Problem, restored: Restored, seed: int) -> Row:
     return {**row, **{f"{name}_error": one.error for name, one in found.items()}}
 
 
-def restoration(
-    data: Path, model: str, digits: int, dps_steps: list[int], zeta: float, seed: int, sigma: float
-) -> list[Row]:
-    """All methods on all problems."""
+def opened(model: str, glass: bool) -> Sampler:
+    """The model's sampler; with ``glass`` it draws by the exact flow of the model's denoiser instead."""
     sampler = Sampler.from_pretrained(model, device="cpu")
+    if not glass:
+        return sampler
+    shape, codec, sigma_data = sampler.spec.shape, sampler.spec.codec, sampler.spec.sigma_data
+    return Sampler.from_denoiser(sampler.denoiser, shape=shape, codec=codec, sigma_data=sigma_data, device="cpu")
+
+
+def restoration(
+    data: Path, sampler: Sampler, model: str, digits: int, names: list[str], dps_steps: list[int], zeta: float,
+    seed: int, sigma: float,
+) -> list[Row]:  # fmt: skip
+    """All methods whose name begins with one of ``names``, on all problems."""
     held_out = load_data(data, split="test")
     if not isinstance(held_out, ArrayData) or held_out.shape != sampler.spec.shape:
         raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
@@ -245,6 +251,7 @@ def restoration(
     methods["chain from condition, N = 10 + 40"] = chained_draws(10, 40)
     methods |= {f"DPS, same network, {n} steps": dps_draws(n, zeta) for n in dps_steps}
     methods |= {f"{name}, same network": peer_draws(name) for name in PEERS}
+    methods = {name: method for name, method in methods.items() if name.startswith(tuple(names))}
     rows = list[Row]()
     for problem in problems(x, sigma, seed):
         for name, method in methods.items():
@@ -262,9 +269,8 @@ def restoration(
     return rows
 
 
-def class_tilt(model: str, particles: int, steps: int, seed: int) -> Row:
+def class_tilt(sampler: Sampler, model: str, particles: int, steps: int, seed: int) -> Row:
     """Steering towards digits in the proportions p_c w_c, p_c the model's own by the bundled classifier."""
-    sampler = Sampler.from_pretrained(model, device="cpu")
     _, classifier = load_classifier("mnist")
     weights = torch.tensor(CLASS_WEIGHTS, dtype=torch.float32)
 
