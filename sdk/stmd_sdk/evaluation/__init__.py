@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..mixtures.conditioning import conditioned
     from ..mixtures.law import GaussianMixture, MixturePosterior, exact_velocity
     from ..mixtures.problems import mixture
+    from .between_seeds import Variety, variety
     from .bounds import (
         bounded_start,
         consistency_monitor,
@@ -55,6 +56,7 @@ HOMES = {
     "Report": "report",
     "SolvedPairs": "solver",
     "Solver": "solver",
+    "Variety": "between_seeds",
     "bounded_start": "bounds",
     "certify_model": "certify",
     "certify_posterior": "posterior_report",
@@ -83,6 +85,7 @@ HOMES = {
     "solved_pairs": "solver",
     "solver_certificate": "solver",
     "transition_bound": "bounds",
+    "variety": "between_seeds",
 }
 
 __all__ = [
@@ -102,6 +105,7 @@ __all__ = [
     "Report",
     "SolvedPairs",
     "Solver",
+    "Variety",
     "bounded_start",
     "certify_model",
     "certify_posterior",
@@ -130,6 +134,7 @@ __all__ = [
     "solved_pairs",
     "solver_certificate",
     "transition_bound",
+    "variety",
 ]
 
 

@@ -17,6 +17,7 @@ from ..diffusion.posterior import Posterior
 from ..errors import DataError, InvalidArgumentError
 from ..mixtures.law import GaussianMixture
 from ..sampler import Sampler
+from .between_seeds import variety
 from .coverage import HELDOUT_PAIRS, HELDOUT_TIMES, heldout_certificate
 from .kernel import CONTROL_PAIRS, PAIRS, control_certificates, kernel_certificate
 from .plot import Clouds, Gallery, blank_page, clouds, gallery, write_page
@@ -128,7 +129,9 @@ def _on_held_out(
         progress=progress,
     )
     name = data.name if labels is None else f"{data.name}, given its labels"
-    report = Report(spec.name, name, mean_flow_steps, str(sampler.device), certificate, {})
+    drawn = sampler.sample(n, inference_steps=1, mean_flow_steps=mean_flow_steps, labels=labels, seed=seed).cpu()
+    varied = variety(data[rows], drawn)
+    report = Report(spec.name, name, mean_flow_steps, str(sampler.device), certificate, {}, varied)
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
     return report, panel

@@ -31,6 +31,7 @@ from ..files import written_whole
 from ..models.spec import ModelSpec
 from ..progress import progress_bar
 from ..sampler import Sampler
+from .between_seeds import Variety, variety
 from .by_class import ClassFigures, class_figures
 from .distances import frechet_distance
 from .features import Features, load_features
@@ -57,6 +58,7 @@ class Quality:
     frechet: float
     neighbourhood: Neighbourhood
     seconds: float
+    variety: Variety
     classes: ClassFigures | None = None
 
 
@@ -112,7 +114,9 @@ class Reference:
         near = neighbourhood(self.vectors.float(), vectors.float())
         logits = self.features.logits(samples)
         classes = None if logits is None else class_figures(logits, vectors, self.vectors, labels)
-        return Quality(inference_steps, mean_flow_steps, seed, distance, near, seconds, classes)
+        return Quality(
+            inference_steps, mean_flow_steps, seed, distance, near, seconds, variety(self.vectors, vectors), classes
+        )
 
 
 def reference(
@@ -203,7 +207,7 @@ class QualityReport:
         """Means over seeds, ± their standard deviation where there are several."""
         table = Table(title=plain(f"{self.model} against {self.samples} of {self.data}"))
         seen = all(row.classes is not None for row in self.rows)
-        headings = ("N", "M", "NFE", "FD", "precision", "recall", "density", "coverage", "s")
+        headings = ("N", "M", "NFE", "FD", "precision", "recall", "density", "coverage", "variety", "copies", "s")
         for heading in (*headings, *(("entropy", "label right") if seen else ())):
             table.add_column(heading, justify="right")
         for n, m in dict.fromkeys((row.inference_steps, row.mean_flow_steps) for row in self.rows):
@@ -211,6 +215,8 @@ class QualityReport:
             near = [asdict(row.neighbourhood) for row in group]
             figures = [spread([row.frechet for row in group], 2)]
             figures += [spread([one[key] for one in near], 3) for key in near[0]]
+            figures.append(spread([row.variety.between_seeds for row in group], 3))
+            figures.append(spread([row.variety.near_copies for row in group], 3))
             figures.append(spread([row.seconds for row in group], 1))
             classes = [row.classes for row in group if row.classes is not None]
             right = [one.agreement for one in classes if one.agreement is not None]

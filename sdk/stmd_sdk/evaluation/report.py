@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +17,7 @@ from .. import __version__
 from ..console import plain
 from ..errors import InvalidArgumentError, OutputError
 from ..files import check_writable, written_whole
+from .between_seeds import Variety
 from .finding import LEVEL, Certificate, Finding
 
 __all__ = ["Report", "report_files"]
@@ -43,6 +44,7 @@ class Report:
     device: str
     certificate: Certificate
     controls: dict[str, Certificate]
+    variety: Variety | None = None
 
     @property
     def passed(self) -> bool:
@@ -71,7 +73,8 @@ class Report:
             row = {finding.t: finding for finding in certificate.findings if finding.measure == measure}
             table.add_row(measure, *(_cell(row[t]) for t in times), _tolerance(row[times[0]]))
         lines = [plain(f"control {name}: {_evidence(control)}") for name, control in self.controls.items()]
-        return Group(table, *lines, self._summary())
+        varied = [] if self.variety is None else [Text(f"{self.variety}")]
+        return Group(table, *lines, *varied, self._summary())
 
     def write_json(self, path: Path) -> None:
         """Everything in the table, with standard errors, bands, p-values, seed and environment."""
@@ -106,6 +109,7 @@ class Report:
                 {"t": t, "coverage": coverage, "ranks": certificate.curves("ranks")[t]}
                 for t, coverage in certificate.curves("TARP").items()
             ],
+            "variety": None if self.variety is None else asdict(self.variety) | {"says": str(self.variety)},
             "controls": {name: _control_facts(control) for name, control in self.controls.items()},
             "environment": {
                 "stmd_sdk": __version__,

@@ -133,7 +133,13 @@ def _evidence(certificate: dict[str, Any] | None) -> str:
     passed = certificate["verdict"] == "pass"
     verdict = "It passes its certificate" if passed else "It does *not* pass its certificate; off are the bold ones"
     command = f"`stmd certify` on {certificate['data']}, {certificate['pairs']} pairs at each t, ± standard error."
-    return f"**How good it is.** {verdict}: {command}\n\n" + _table(("measure", *(f"t = {t:g}" for t in times)), rows)
+    table = _table(("measure", *(f"t = {t:g}" for t in times)), rows)
+    match certificate:
+        case {"variety": {"says": str(says)}}:
+            table += f"\n\n{_plain(brief(says))}"
+        case _:  # of mixtures, and of certificates from before there was any
+            pass
+    return f"**How good it is.** {verdict}: {command}\n\n{table}"
 
 
 def _estimate(finding: dict[str, Any]) -> str:

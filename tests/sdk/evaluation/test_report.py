@@ -130,6 +130,7 @@ def test_an_image_model_is_certified_on_held_out_digits(tmp_path):
     assert not report.passed
     assert {finding.measure for finding in report.certificate.findings} >= {"projection coverage", "pixel coverage"}
     assert report.certificate.pairs == 297
+    assert json.loads((tmp_path / "found.json").read_text())["variety"]["says"] == str(report.variety)
     assert (tmp_path / "found.png").is_file()
 
 

@@ -70,7 +70,8 @@ def test_the_command_puts_the_very_file_there_and_what_it_comes_with(hub, certif
 
 
 def test_the_card_says_the_spec_how_to_draw_and_what_the_certificate_found(hub, certificate):
-    Sampler.from_pretrained("mixture2d", device="cpu").push_to_hub(NAME, certificate=certificate())
+    varied = {"variety": {"between_seeds": 0.9, "error": 0.1, "near_copies": 0.02, "says": "A new seed <b>matters</b>"}}
+    Sampler.from_pretrained("mixture2d", device="cpu").push_to_hub(NAME, certificate=certificate(**varied))
     card = pushed(hub)["README.md"].decode()
     assert card.startswith("---\nlibrary_name: stmd-sdk\n")
     assert f'Sampler.from_pretrained("{NAME}")' in card
@@ -80,6 +81,7 @@ def test_the_card_says_the_spec_how_to_draw_and_what_the_certificate_found(hub, 
     assert "| measure | t = 0.5 | t = 1 |" in card
     assert "| variance ratio | 1.002 ± 0.004 | **1.200 ± 0.004** |" in card
     assert "It does *not* pass its certificate" in card
+    assert card.endswith("\n\nA new seed &lt;b>matters&lt;/b>\n")
     Sampler.from_pretrained("mixture2d", device="cpu").push_to_hub(NAME)  # again, without one: a commit of its own
     assert "No certificate came with it" in pushed(hub)["README.md"].decode()
     assert len(hub.repositories[NAME].commits) == 2
