@@ -4,8 +4,8 @@ const FILES = ["FILES"];
 const CACHE = `stmd-${VERSION}`;
 
 self.addEventListener("install", (event) => {
-  // Past the browser's own cache, which may still hold files of another version.
-  const requests = FILES.map((file) => new Request(file, { cache: "reload" }));
+  // The browser's own cache may hold files of another version: it asks whether they are the newest.
+  const requests = FILES.map((file) => new Request(file, { cache: "no-cache" }));
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(requests)).then(() => self.skipWaiting()));
 });
 

@@ -1,13 +1,12 @@
 /** The page. */
 
+import { byId } from "./dom";
 import { startDrawing, type Drawer } from "./drawer";
-import { startRestoring } from "./restoring";
-import { startSampling } from "./sampling";
+import { Restoring } from "./restoring";
+import { Sampling } from "./sampling";
 
 // A module of one function with v128 instructions: valid where there is WebAssembly SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
-
-const byId = (id: string): HTMLElement => document.getElementById(id)!;
 
 function supported(): boolean {
   return typeof WebAssembly === "object" && WebAssembly.validate(Uint8Array.from(SIMD)) && "DecompressionStream" in self;
@@ -35,8 +34,8 @@ async function start(): Promise<void> {
   byId("main").inert = false;
   const threads = drawer.threads === 1 ? "one thread" : `${drawer.threads} threads`;
   tell(`Ready: runs on this device, in ${threads}.`);
-  const restoring = startRestoring(drawer);
-  startSampling(drawer, restoring.restore);
+  const restoring = new Restoring(drawer);
+  new Sampling(drawer, (ink) => restoring.restore(ink));
   if ("serviceWorker" in navigator && import.meta.env.PROD) await navigator.serviceWorker.register("./sw.js");
 }
 

@@ -75,6 +75,14 @@ async function desktop() {
   }
   found.milliseconds.sixteen_digits = median(times);
 
+  // A seed that is none is said, and draws nothing.
+  await page.locator("#seed").fill("-1");
+  found.seed_refused = await page.locator("#seed").evaluate((input) => !input.validity.valid);
+  await page.waitForTimeout(500);
+  found.drawn_of_no_seed = await page.evaluate(() => self.drawn.filter((one) => one.place === "gallery").length);
+  await page.locator("#seed").fill("7");
+  await drawn(page, "gallery");
+
   // A stroke of the mouse that hides, while which draws come too.
   await page.locator("#easel").scrollIntoViewIfNeeded();
   const box = await page.locator("#easel").boundingBox();
@@ -84,6 +92,11 @@ async function desktop() {
     await page.mouse.move(box.x + box.width * 0.2, box.y + box.height * (0.4 + 0.1 * k));
     await page.mouse.down();
     await page.mouse.move(box.x + box.width * 0.5, box.y + box.height * (0.4 + 0.1 * k), { steps: 4 });
+    if (k === 0) {
+      await page.waitForFunction(() => self.drawn.some((one) => one.place === "restored" && one.last));
+      found.while_painting = await page.evaluate(() => self.drawn.at(-1).x.length / 784);
+      await page.evaluate(() => (self.drawn = []));
+    }
     await page.mouse.up();
     const { milliseconds } = await drawn(page, "restored");
     first.push(milliseconds[0]);

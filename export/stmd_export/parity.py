@@ -25,6 +25,7 @@ from stmd_sdk.sampler import Sampler
 from .errors import ParityError
 
 __all__ = [
+    "EDGES",
     "SEED",
     "TOLERANCES",
     "Case",

@@ -36,7 +36,7 @@ def found(tmp_path_factory):
             env={**os.environ, "CHROMIUM": CHROMIUM},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         server.shutdown()
@@ -81,7 +81,10 @@ def test_people_can_use_it(found):
     assert found["brush"] == "ink"
     assert found["painted_by_keys"]
     assert found["undone"]
+    assert found["while_painting"] == 4
     assert found["touched"] == 16
+    assert found["seed_refused"]
+    assert found["drawn_of_no_seed"] == 0
     assert not found["wider_than_the_phone"]
 
 
