@@ -20,7 +20,7 @@ function tell(message: string, failed = false): void {
 
 async function start(): Promise<void> {
   if (!supported()) {
-    for (const id of ["main", "status"]) byId(id).hidden = true;
+    for (const id of ["main", "status", "about"]) byId(id).hidden = true;
     byId("unsupported").hidden = false;
     return;
   }
