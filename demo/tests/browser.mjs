@@ -147,6 +147,21 @@ async function phone() {
   await context.close();
 }
 
+/** As on a machine of four cores, of which ONNX Runtime takes two threads. */
+async function threaded() {
+  const four = "Object.defineProperty(navigator, 'hardwareConcurrency', { value: 4 });";
+  const { context, page, problems } = await open({}, (page) =>
+    page.route("**/worker-*.js", async (route) => {
+      const answer = await route.fetch();
+      await route.fulfill({ response: answer, body: four + (await answer.text()) });
+    }),
+  );
+  found.threaded = (await drawn(page, "gallery")).x.slice(0, 8 * 784);
+  found.threads = await page.textContent("#status");
+  found.problems.push(...problems);
+  await context.close();
+}
+
 async function failing() {
   const old = await open({}, (page) => page.addInitScript(() => (WebAssembly.validate = () => false)));
   await old.page.locator("#unsupported").waitFor({ state: "visible" });
@@ -163,6 +178,7 @@ async function failing() {
 try {
   await desktop();
   await phone();
+  await threaded();
   await failing();
 } finally {
   await browser.close();

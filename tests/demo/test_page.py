@@ -64,6 +64,12 @@ def test_the_first_samples_of_a_seed_are_pythons(found, sampler, steps, label):
 
 
 @pytest.mark.slow
+def test_threads_draw_the_same(found):
+    assert found["threads"].endswith("2 threads.")
+    torch.testing.assert_close(pictures(found["threaded"]), pictures(found["samples"]["1"]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
 def test_what_a_hidden_part_may_have_been_is_pythons_too(found, sampler):
     digit, mask = pictures(found["digit"]), torch.ones(1, 28, 28)
     mask[..., 14:] = 0
