@@ -49,6 +49,7 @@ def test_the_energy_of_the_page_is_one_that_tilt_takes(tmp_path, monkeypatch):
         ("index", None),
         ("bring-your-own-model", r"(?s)circle 0\.1[45].*x_1 = (0\.9|1\.0).*variance ratio (0\.9[5-9]|1\.0)"),
         ("guides/restore", r"deviation where hidden 0\.[1-9]"),
+        ("demo", r"deviation where hidden (0\.9|1\.0)"),
         ("guides/steer", r"(?s)9\d% on the right.*log E\[exp\(reward\)\] = 1\.[3-7]"),  # exact: 1.47
         ("guides/certify", r"(?s)False\n.*variance ratio at t = 0\.5: 0\.01.*t = 0\.3: 0\.[89]"),  # 2 · 0.1² of about 2
     ],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import EngineError, ExportError, ParityError
     from .onnx_export import Whole, export_onnx
     from .openvino_export import export_openvino
+    from .restoring import WholeRestoration
 
 # Names are imported when first used: `stmd-export --help` must not wait for PyTorch.
 HOMES = {
@@ -22,12 +23,22 @@ HOMES = {
     "ExportError": "errors",
     "ParityError": "errors",
     "Whole": "onnx_export",
+    "WholeRestoration": "restoring",
     "export_engine": "engine_export",
     "export_onnx": "onnx_export",
     "export_openvino": "openvino_export",
 }
 
-__all__ = ["EngineError", "ExportError", "ParityError", "Whole", "export_engine", "export_onnx", "export_openvino"]
+__all__ = [
+    "EngineError",
+    "ExportError",
+    "ParityError",
+    "Whole",
+    "WholeRestoration",
+    "export_engine",
+    "export_onnx",
+    "export_openvino",
+]
 
 
 def __getattr__(name: str) -> object:

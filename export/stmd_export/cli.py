@@ -33,20 +33,34 @@ def export(
         bool,
         typer.Option("--whole", help="Export the whole sampler, noise to samples, in place of the one-step network."),
     ] = False,
+    restore: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPERATOR",
+            help="mask: export the whole restoring sampler, noise, mask and y to draws, in place of the network.",
+        ),
+    ] = None,
+    levels: Annotated[int, typer.Option(min=1, help="With --restore: its levels, an evaluation each.")] = 12,
+    sigma: Annotated[
+        float, typer.Option(help="With --restore: the deviation of the noise in y, of images in -1 to 1.")
+    ] = 0.02,
     inference_steps: Annotated[
         int | None,
         typer.Option(min=1, help="With --whole: N, the inference steps inside. Default: the model's."),
     ] = None,
     mean_flow_steps: Annotated[
-        int | None, typer.Option(min=1, help="With --whole: M, the Mean Flow steps of each. Default: the model's.")
+        int | None,
+        typer.Option(min=1, help="With --whole, --restore: M, the Mean Flow steps of each. Default: the model's."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="With --whole: the one class that it draws, by number or name. Default: all.")
+        str | None,
+        typer.Option(help="With --whole, --restore: the one class drawn, by number or name. Default: all."),
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels", help="With --whole: a second input, labels, says which class each sample is of.")
+        bool,
+        typer.Option("--labels", help="With --whole, --restore: a last input, labels, each sample's class."),
     ] = False,
-    guidance: Annotated[float, typer.Option(help="With --label or --labels: classifier-free guidance.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="With --whole and labels: classifier-free guidance.")] = 1.0,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
     precision: Annotated[PrecisionName, typer.Option(help="What the network computes in.")] = PrecisionName.fp32,
     batch: Annotated[
@@ -76,6 +90,7 @@ def export(
     stmd-export --ckpt mnist --trt --gpu-arch sm120 --precision fp16 --out deploy
     stmd-export --ckpt mnist --whole --inference-steps 4 --onnx --out deploy
     stmd-export --ckpt mnist --whole --label seven --onnx --out deploy
+    stmd-export --ckpt mnist --restore mask --levels 12 --labels --onnx --out deploy
     """
     with exit_on_error():
         if not (to_onnx or to_openvino or to_trt):
@@ -84,18 +99,24 @@ def export(
             raise InvalidArgumentError(
                 "--openvino takes no --precision: an .xml is opened with the dtype to compute in"
             )
-        if not whole and (inference_steps, mean_flow_steps, label, labels, guidance) != (None, None, None, False, 1):
-            raise InvalidArgumentError(
-                "--inference-steps, --mean-flow-steps, --label, --labels and --guidance go with --whole"
-            )
+        if not whole and (inference_steps, guidance) != (None, 1):
+            raise InvalidArgumentError("--inference-steps and --guidance go with --whole")
+        if not (whole or restore) and (mean_flow_steps, label, labels) != (None, None, False):
+            raise InvalidArgumentError("--mean-flow-steps, --label and --labels go with --whole or --restore")
+        if restore is None and (levels, sigma) != (12, 0.02):
+            raise InvalidArgumentError("--levels and --sigma go with --restore")
+        if restore is not None and (whole or to_openvino or to_trt):
+            raise InvalidArgumentError("--restore goes with --onnx, and without --whole")
         if labels and to_trt:
             raise InvalidArgumentError("--labels: an engine takes noise alone; fix a class with --label, or --onnx")
         if not to_trt and (gpu_arch or tensorrt or cache_dir or force):
             raise InvalidArgumentError("--gpu-arch, --tensorrt, --cache-dir and --force go with --trt")
         sizes = _sizes(batch)
-        from .command import EngineOptions, WholeOptions, write_export  # noqa: PLC0415  after --help has been answered
+        from .command import EngineOptions, RestorationOptions, WholeOptions, write_export  # noqa: PLC0415  after --help has been answered
 
         asked = WholeOptions(inference_steps, mean_flow_steps, label, labels, guidance) if whole else None
+        if restore is not None:
+            asked = RestorationOptions(restore, levels, sigma, mean_flow_steps, label, labels)
         architectures = tuple(filter(None, (name.strip().lower() for name in gpu_arch.split(","))))
         engine = EngineOptions(architectures, tensorrt, cache_dir, force) if to_trt else None
         if not write_export(ckpt, asked, out, precision.value, sizes, to_openvino, engine, quiet):

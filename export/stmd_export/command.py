@@ -21,8 +21,9 @@ from .engine_export import export_engine
 from .errors import ParityError
 from .onnx_export import Whole, export_onnx
 from .openvino_export import export_openvino
+from .restoring import WholeRestoration
 
-__all__ = ["EngineOptions", "WholeOptions", "write_export"]
+__all__ = ["EngineOptions", "RestorationOptions", "WholeOptions", "write_export"]
 
 
 @final
@@ -59,9 +60,29 @@ class WholeOptions:
         )
 
 
+@final
+@dataclass(frozen=True)
+class RestorationOptions:
+    """What a whole restoring sampler draws: given what, in how many levels, of which classes."""
+
+    operator: str
+    levels: int
+    sigma: float
+    mean_flow_steps: int | None
+    label: str | None
+    takes_labels: bool
+
+    def of(self, spec: ModelSpec) -> WholeRestoration:
+        """The same of a model."""
+        names = spec.classes.names if spec.classes is not None else ()
+        label = None if self.label is None else parsed_label(self.label, names)
+        m = spec.flow_steps(self.mean_flow_steps)
+        return WholeRestoration(self.operator, self.levels, self.sigma, m, label, self.takes_labels)
+
+
 def write_export(
     ckpt: str,
-    asked: WholeOptions | None,
+    asked: WholeOptions | RestorationOptions | None,
     out: Path,
     precision: Precision,
     sizes: tuple[int, int, int],

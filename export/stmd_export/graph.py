@@ -17,13 +17,13 @@ from stmd_sdk.models.artefact import Artefact
 from stmd_sdk.models.spec import ModelSpec
 
 from .errors import ExportError
-from .whole import PLACEHOLDER, WholeModule
+from .whole import PLACEHOLDER, RestoringModule, WholeModule
 
 with requires_extra("export"):
     import onnx
     import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch.onnx.export needs it
 
-__all__ = ["OPSET", "OPSET_BF16", "trace_network", "trace_sampler"]
+__all__ = ["OPSET", "OPSET_BF16", "mask_shape", "trace_network", "trace_sampler"]
 
 # 21 is the first opset to which PyTorch exports a GroupNorm as one node; 23's Attention operator fails in TensorRT-RTX.
 OPSET = 21
@@ -38,7 +38,7 @@ def trace_network(spec: ModelSpec, module: nn.Module, opset: int = OPSET) -> onn
     """The graph x [b, c_in, ...], times [b, k] → u [b, c, ...] with a free batch b."""
     x = torch.zeros(EXAMPLE_BATCH, spec.in_channels, *spec.shape[1:])
     times = torch.full((EXAMPLE_BATCH, spec.times), 0.5)
-    traced = _traced(module, (x, times), opset, batch_axes=(0, 0), inputs=["x", "times"], output="u")
+    traced = _traced(module, (x, times), (0, 0), opset, inputs=["x", "times"], output="u")
     model = _with_instance_norms(traced)
     _check_shapes(model, {"x": ["b", *x.shape[1:]], "times": ["b", spec.times], "u": ["b", *spec.shape]})
     return model
@@ -47,31 +47,49 @@ def trace_network(spec: ModelSpec, module: nn.Module, opset: int = OPSET) -> onn
 def trace_sampler(spec: ModelSpec, network: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProto:
     """The graph noise [2N, b, ...] → samples [b, ...]: the SDK's own loop around N x M copies of ``network``.
 
-    What it draws is what ``artefact`` says; where that takes labels they are a second input, labels [b].
+    What it draws is what ``artefact`` says; where that takes labels they are a last input, labels [b]. Of a restorer
+    noise is [2 + 4L, b, ...], and its mask and y [1, ...], of one measurement for all rows, are inputs before them.
     The loop is traced with a placeholder for the network, which takes seconds whatever N and M; then each
     placeholder is replaced by the network's nodes. The weights are shared. A decoder with weights, as that of
     latents, is part of the loop and stays float32.
     """
-    keys = 2 * (len(artefact.times) - 1)
-    example: tuple[Tensor, ...] = (torch.zeros(keys, EXAMPLE_BATCH, *spec.shape),)
-    shapes: dict[str, list[int | str]] = {"noise": [keys, "b", *spec.shape]}
+    shapes: dict[str, list[int | str]]
+    if artefact.kind == "restorer":
+        module = RestoringModule(spec, artefact)
+        keys, mask = 2 + 4 * len(artefact.couplings), mask_shape(spec.shape)
+        shapes = {"noise": [keys, "b", *spec.shape], "mask": [*mask], "y": [1, *spec.shape]}
+    else:
+        module = WholeModule(spec, artefact.times, artefact.mean_flow_steps, artefact.label, artefact.guidance)
+        shapes = {"noise": [2 * (len(artefact.times) - 1), "b", *spec.shape]}
     if artefact.takes_labels:
-        example, shapes["labels"] = (*example, torch.zeros(EXAMPLE_BATCH, dtype=torch.int64)), ["b"]
-    module = WholeModule(spec, artefact.times, artefact.mean_flow_steps, artefact.label, artefact.guidance)
+        shapes["labels"] = ["b"]
     opset = network.opset_import[0].version
-    loop = _traced(module, example, opset, batch_axes=(1, 0), inputs=list(shapes), output="samples")
+    loop = _traced(module, *_examples(shapes), opset, inputs=list(shapes), output="samples")
     model = _inlined(_with_instance_norms(loop), network)
     samples = ["b", *spec.codec.decoded_shape(spec.shape)]
     _check_shapes(model, {**shapes, "samples": samples})
     return model
 
 
+def mask_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a mask: of images [1, h, w], one for all channels."""
+    return (1, *shape[1:]) if len(shape) > 1 else shape
+
+
+def _examples(shapes: dict[str, list[int | str]]) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """An example of each input, and the axis of its batch if it has one."""
+    sizes = {name: [EXAMPLE_BATCH if side == "b" else int(side) for side in sides] for name, sides in shapes.items()}
+    kinds = {"labels": torch.int64}
+    example = tuple(torch.zeros(sides, dtype=kinds.get(name, torch.float32)) for name, sides in sizes.items())
+    return example, tuple(sides.index("b") if "b" in sides else None for sides in shapes.values())
+
+
 def _traced(
     module: nn.Module,
     example: tuple[Tensor, ...],
+    batch_axes: tuple[int | None, ...],
     opset: int,
     *,
-    batch_axes: tuple[int, ...],
     inputs: list[str],
     output: str,
 ) -> onnx.ModelProto:
@@ -84,7 +102,7 @@ def _traced(
                 opset_version=opset,
                 # Not a named dimension: diffusers branches at a batch of 64 for the sake of a memory format,
                 # so a free one is refused, and the exporter traces the network twice to find that out.
-                dynamic_shapes=tuple({axis: torch.export.Dim.DYNAMIC} for axis in batch_axes[: len(example)]),
+                dynamic_shapes=tuple(None if axis is None else {axis: torch.export.Dim.DYNAMIC} for axis in batch_axes),
                 input_names=inputs,
                 output_names=[output],
                 external_data=False,

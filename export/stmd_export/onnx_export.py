@@ -35,6 +35,7 @@ from stmd_sdk.sampler import Sampler
 from .graph import OPSET, OPSET_BF16, trace_network, trace_sampler
 from .parity import Parity, network_parity, sampler_parity
 from .precision import check_precision, lowered, precision_found
+from .restoring import WholeRestoration, restorer_parity
 from .staging import staged
 
 with requires_extra("export"):
@@ -82,7 +83,7 @@ def export_onnx(
     model: str | Path,
     out: Path,
     *,
-    whole: Whole | None = None,
+    whole: Whole | WholeRestoration | None = None,
     precision: Precision = "fp32",
     batch: BatchProfile = BatchProfile(),  # noqa: B008  frozen
     say: Say = lambda _: None,
@@ -96,7 +97,9 @@ def export_onnx(
     runtime()  # parity needs it: say that it is missing before the work
     weights, spec, module = loaded_checkpoint(resolve_model(model))
     trained = Sampler(TorchNetwork(module, CPU, torch.float32), spec, CPU)
-    times = _checked_times(trained, whole)
+    if isinstance(whole, WholeRestoration) and precision != "fp32":
+        raise InvalidArgumentError("a restoring sampler is exported in fp32 alone")
+    asked = _asked(trained, whole)
     spec.codec.prepare(spec.shape)
     target = out / _file_name(spec, whole, precision)
     check_writable(target)
@@ -107,8 +110,8 @@ def export_onnx(
         check_precision(graph, precision)
         artefact = Artefact("network", precision, graph.opset_import[0].version, weights)
         if whole is not None:
-            say(f"unrolling {whole.inference_steps} steps of the sampler")
-            artefact = replace(artefact, kind="sampler", times=times, **_drawn(spec, whole))
+            artefact = replace(artefact, **asked)
+            say(f"unrolling {len(artefact.couplings) or len(artefact.times) - 1} steps of the sampler")
             graph = trace_sampler(spec, graph, artefact)
         found = precision_found(graph)
         with staged(target) as folder:
@@ -166,22 +169,22 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _checked_times(trained: Sampler, whole: Whole | None) -> tuple[float, ...]:
-    """The grid of a whole sampler, () for a network. What the sampler refuses is refused before any work."""
+def _asked(trained: Sampler, whole: Whole | WholeRestoration | None) -> dict[str, Any]:
+    """What an artefact says of a whole sampler. What the sampler refuses is refused before any work."""
     if trained.guides:
         raise InvalidArgumentError("a guided sampler cannot be exported: its guide is not part of the graph")
     if whole is None:
-        return ()
+        return {}
+    if isinstance(whole, WholeRestoration):
+        return whole.asked(trained)
     steps = {"inference_steps": whole.inference_steps, "mean_flow_steps": whole.mean_flow_steps}
     label = 0 if whole.takes_labels else whole.label
     next(trained.trajectory(1, **steps, labels=label, guidance=whole.guidance, seed=0))
-    return tuple(time_grid(whole.inference_steps))
-
-
-def _drawn(spec: ModelSpec, whole: Whole) -> dict[str, Any]:
-    """What an artefact says of a whole sampler's draws."""
-    label = None if whole.label is None or spec.classes is None else spec.classes.number(whole.label)
+    classes = trained.spec.classes
+    label = None if whole.label is None or classes is None else classes.number(whole.label)
     return {
+        "kind": "sampler",
+        "times": tuple(time_grid(whole.inference_steps)),
         "mean_flow_steps": whole.mean_flow_steps,
         "label": label,
         "takes_labels": whole.takes_labels,
@@ -189,10 +192,11 @@ def _drawn(spec: ModelSpec, whole: Whole) -> dict[str, Any]:
     }
 
 
-def _file_name(spec: ModelSpec, whole: Whole | None, precision: Precision) -> str:
+def _file_name(spec: ModelSpec, whole: Whole | WholeRestoration | None, precision: Precision) -> str:
     name = re.sub(r"[^\w.-]+", "-", spec.name).strip("-.") or "model"
-    steps = "" if whole is None else f"-sampler-n{whole.inference_steps}-m{whole.mean_flow_steps}"
-    if whole is not None:
+    steps = whole.suffix if isinstance(whole, WholeRestoration) else ""
+    if isinstance(whole, Whole):
+        steps = f"-sampler-n{whole.inference_steps}-m{whole.mean_flow_steps}"
         steps += "-labels" if whole.takes_labels else "" if whole.label is None else f"-{whole.label}"
         steps += "" if whole.guidance == 1 else f"-w{whole.guidance:g}"
     return f"{name}{steps}{'' if precision == 'fp32' else '-' + precision}.onnx"
@@ -223,6 +227,11 @@ def _parity(trained: Sampler, cast: nn.Module, file: Path, artefact: Artefact, b
     if precision == "bf16":
         # ONNX Runtime has no bfloat16 on the CPU; ONNX's reference implementation has, slowly.
         batches = [size for size in batches if size <= 3] or batches[:1]
+    if artefact.kind == "restorer":
+        opened = open_session(file, threads=torch.get_num_threads())
+        return restorer_parity(
+            trained, lambda given: opened.run(["samples"], given)[0], artefact, batches, _compared(precision)
+        )
     if artefact.kind == "sampler":
         session = _evaluator(file) if precision == "bf16" else open_session(file, threads=torch.get_num_threads())
         run = ExportedRun(session, trained.spec.name, trained.spec.shape, artefact, trained.spec.classes)

@@ -24,7 +24,19 @@ from stmd_sdk.sampler import Sampler
 
 from .errors import ParityError
 
-__all__ = ["Case", "Parity", "Tolerance", "network_parity", "sampler_parity", "two_sample_p_value"]
+__all__ = [
+    "EDGES",
+    "SEED",
+    "TOLERANCES",
+    "Case",
+    "Parity",
+    "Tolerance",
+    "labelled",
+    "network_parity",
+    "sampler_parity",
+    "samples_case",
+    "two_sample_p_value",
+]
 
 SEED = 20260507
 ROWS = 12  # rows of random and of real inputs, in batches of every size
@@ -110,14 +122,14 @@ def network_parity(
     n = max(batches)
     steps = min(spec.default_inference_steps, SAMPLE_STEPS)
     count = n if spec.local_gaussians is None else max(n, SETTLED_ROWS)
-    key = _labelled(Noise.of(SEED, count), spec)
+    key = labelled(Noise.of(SEED, count), spec)
     drawn, reference = (
         sampler.sample(count, inference_steps=steps, seed=key, batch_size=n) for sampler in (exported, trained)
     )
-    cases.append(_samples_case(n, steps, *_settled(spec, drawn, reference), tolerance))
+    cases.append(samples_case(n, steps, *_settled(spec, drawn, reference), tolerance))
     if precision == "fp32":
         return Parity(precision, compared, tuple(cases))
-    key, new = (_labelled(Noise.of(SEED + i, TWO_SAMPLE_ROWS), spec) for i in (1, 2))
+    key, new = (labelled(Noise.of(SEED + i, TWO_SAMPLE_ROWS), spec) for i in (1, 2))
     one = exported.sample(TWO_SAMPLE_ROWS, inference_steps=steps, seed=key, batch_size=n)
     other = trained.sample(TWO_SAMPLE_ROWS, inference_steps=steps, seed=new)
     return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
@@ -139,7 +151,7 @@ def sampler_parity(trained: Sampler, run: Run, artefact: Artefact, batches: Sequ
         )
 
     def draw(batch: int, seed: int) -> tuple[Tensor, Tensor]:
-        noise = _labelled(Noise.of(seed, batch), trained.spec, artefact)
+        noise = labelled(Noise.of(seed, batch), trained.spec, artefact)
         return run(noise, times, mean_flow_steps), reference(noise, batch)
 
     cases: list[Case] = []
@@ -148,17 +160,17 @@ def sampler_parity(trained: Sampler, run: Run, artefact: Artefact, batches: Sequ
         found, expected = (
             torch.cat(parts) for parts in zip(*(draw(batch, SEED + i) for i in range(runs)), strict=True)
         )
-        cases.append(_samples_case(batch, steps, *_settled(trained.spec, found, expected), tolerance))
+        cases.append(samples_case(batch, steps, *_settled(trained.spec, found, expected), tolerance))
     if precision == "fp32":
         return Parity(precision, compared, tuple(cases))
     size = max(batches)
     seeds = range(SEED + 1, SEED + 1 + -(-TWO_SAMPLE_ROWS // size))
     one = torch.cat([draw(size, seed)[0] for seed in seeds])
-    other = reference(_labelled(Noise.of(SEED - 1, len(one)), trained.spec, artefact), 64)
+    other = reference(labelled(Noise.of(SEED - 1, len(one)), trained.spec, artefact), 64)
     return Parity(precision, compared, tuple(cases), _checked_p_value(one, other))
 
 
-def _labelled(noise: Noise, spec: ModelSpec, artefact: Artefact | None = None) -> Noise:
+def labelled(noise: Noise, spec: ModelSpec, artefact: Artefact | None = None) -> Noise:
     """The key with labels that say all that a file can be asked for: its own, or each class and then none."""
     if spec.classes is None or (artefact is not None and artefact.label is None and not artefact.takes_labels):
         return noise
@@ -193,7 +205,7 @@ def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     times = spec.objective.times_at(r, tau, t, spec.schedule)
     if spec.classes is None:
         return x, times
-    return x, with_labels(times, _labelled(noise, spec).labels, spec.classes.count)
+    return x, with_labels(times, labelled(noise, spec).labels, spec.classes.count)
 
 
 def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
@@ -206,7 +218,7 @@ def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:
 
     steps = min(spec.default_inference_steps, 8)
     posterior = spec.build_posterior(recorder, 2 if spec.objective.inner_flow else 1)
-    key = _labelled(Noise.of(SEED + 1, ROWS), spec)
+    key = labelled(Noise.of(SEED + 1, ROWS), spec)
     for _ in reverse_sde(posterior, spec.schedule, time_grid(steps), spec.shape, key):
         pass
     x, times = (torch.cat(parts) for parts in zip(*seen, strict=True))
@@ -244,7 +256,8 @@ def _settled(spec: ModelSpec, found: Tensor, expected: Tensor) -> tuple[Tensor, 
     return found[order], expected[order]
 
 
-def _samples_case(batch: int, steps: int, found: Tensor, expected: Tensor, tolerance: Tolerance) -> Case:
+def samples_case(batch: int, steps: int, found: Tensor, expected: Tensor, tolerance: Tolerance) -> Case:
+    """Samples of shared noise after ``steps`` evaluations: their largest difference and its root mean square."""
     scale = max(1.0, float(expected.double().square().mean().sqrt()))
     growth = scale * max(1.0, steps / SAMPLE_STEPS)
     name = f"samples, N = {steps}, shared noise"

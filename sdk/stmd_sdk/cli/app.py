@@ -9,6 +9,7 @@ import typer
 from .. import __version__
 from ..console import run_command, say
 from .certify import certify
+from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .info import info
@@ -19,7 +20,7 @@ from .trajectory import trajectory
 
 __all__ = ["app", "main"]
 
-COMMANDS = sample, trajectory, doctor, certify, evaluate, restore, info, push
+COMMANDS = sample, trajectory, doctor, certify, evaluate, restore, info, push, demo
 
 app = typer.Typer(
     help="Stochastic one- and few-step diffusion: draw samples, look at models, certify their transitions.",

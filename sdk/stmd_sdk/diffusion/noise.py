@@ -55,11 +55,15 @@ Key = TypeVar("Key", bound=AbstractNoise)
 @final
 @dataclass(frozen=True, eq=False)
 class GivenNoise(AbstractNoise):
-    """The keys ``fold(0)`` to ``fold(keys - 1)`` of a run whose normals were drawn before: what a traced loop reads."""
+    """Normals of a run that were drawn before, of the keys at ``paths`` in this order: what a traced loop reads.
+
+    Where none are named they are ``fold(0)`` to ``fold(keys - 1)``.
+    """
 
     given: Float[Tensor, "keys b *d"]
     path: tuple[int, ...] = ()
     labels: Int[Tensor, " b"] | None = None
+    paths: tuple[tuple[int, ...], ...] = ()
 
     def fold(self, i: int) -> GivenNoise:
         """The key of slot ``i``."""
@@ -67,6 +71,8 @@ class GivenNoise(AbstractNoise):
 
     def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
         """The normals of this key, which are given: their shape is not asked for."""
+        if self.paths:
+            return self.given[self.paths.index(self.path)]
         (slot,) = self.path
         return self.given[slot]
 

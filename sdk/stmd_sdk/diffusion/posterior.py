@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .integrator import Integrator, average_steps
-from .noise import AbstractNoise, Noise
+from .noise import AbstractNoise, Key, Noise
 from .schedule import Schedule, expand
 from .target import AbstractTarget
 from .velocity import Velocity
@@ -95,10 +96,12 @@ class MeanFlowPosterior:
         return average_steps(self.velocity, x_t, x_t, t, self.mean_flow_steps)
 
 
-def bounded(posterior: Posterior, bound: float) -> Posterior:
+def bounded(
+    posterior: Callable[[Tensor, Tensor, Key], Tensor], bound: float
+) -> Callable[[Tensor, Tensor, Key], Tensor]:
     """The same posterior, its draws clamped to [-bound, bound], where all data lie."""
 
-    def draw(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Noise, /) -> Float[Tensor, "b *d"]:
+    def draw(x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: Key, /) -> Float[Tensor, "b *d"]:
         return _clamped(posterior(x_t, t, noise), bound)
 
     return draw

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion.noise import Noise
+from ..diffusion.noise import AbstractNoise, Noise
 from ..diffusion.schedule import Schedule, expand
 from ..operators import Clip, GaussianNoise, Mask, Measurement, check_adjoint, check_measurement
 from ..operators.protocol import AdjointOperator
 from ..operators.solve import Deflation, deflation_of, noisy_copy, turned_copy
 from .guidance import LogLikelihood, values_of
 
-__all__ = ["Coupling", "LinearCoupling", "SliceCoupling", "coupling_for", "elliptical_slice", "rescaled"]
+__all__ = ["Copying", "Coupling", "LinearCoupling", "SliceCoupling", "coupling_for", "elliptical_slice", "rescaled"]
 
 POINTWISE = (Mask, Clip)  # operators that measure every coordinate alone
 SWEEPS, SHRINKS = 8, 60  # slices a move; 60 halvings of an angle leave nothing of it
@@ -27,8 +27,26 @@ NEAR = 0.1  # the last ρ of a likelihood of unknown width, in deviations of the
 SHARE = 0.5  # the last ρ over σ where the likelihood is Gaussian but not linear: at gain 1 noise of 1.12 σ
 
 
+_Key_contra = TypeVar("_Key_contra", bound=AbstractNoise, contravariant=True)
+
+
 @runtime_checkable  # for the checks of annotations in the tests
-class Coupling(Protocol):
+class Copying(Protocol[_Key_contra]):
+    """Draws of z given x and y, by keys of one kind: what annealed draws ask of a coupling."""
+
+    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: _Key_contra) -> Float[Tensor, "b *d"]:
+        """The first copy of x, at the coupling ``rho``."""
+        ...
+
+    def move(
+        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: _Key_contra
+    ) -> Float[Tensor, "b *d"]:
+        """Draw z given x and y, of which the earlier ``z``, drawn at the coupling ``before``, may be part."""
+        ...
+
+
+@runtime_checkable  # for the checks of annotations in the tests
+class Coupling(Copying[Noise], Protocol):
     """The law of z given x and y at a coupling ρ, and what it makes of the likelihood of x."""
 
     @property
@@ -41,18 +59,8 @@ class Coupling(Protocol):
         """Whether x has the exact posterior at ``last``."""
         ...
 
-    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: Noise) -> Float[Tensor, "b *d"]:
-        """The first copy of x, at the coupling ``rho``."""
-        ...
-
     def log_weight(self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], rho: float) -> Float[Tensor, " b"]:
         """log of what the target at ρ has beside the prior of x, and of z if it is part of the target."""
-        ...
-
-    def move(
-        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: Noise
-    ) -> Float[Tensor, "b *d"]:
-        """Draw z given x and y, of which the earlier ``z``, drawn at the coupling ``before``, may be part."""
         ...
 
 
@@ -74,7 +82,7 @@ class LinearCoupling:
         """Whether C_ρ is σ² I at the end."""
         return self.last * self.deflation.largest <= self.deflation.sigma * (1 + 1e-6)
 
-    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: Noise) -> Float[Tensor, "b *d"]:
+    def start(self, x: Float[Tensor, "b *d"], rho: float, noise: AbstractNoise) -> Float[Tensor, "b *d"]:
         """Drawn given x and y."""
         e, n = noise.fold(0).normal(*x.shape[1:]), noise.fold(1).normal(*self.y.shape[1:])
         return noisy_copy(self.operator, self.deflation, self.y.to(x), x, rho, e.to(x), n.to(x))
@@ -84,7 +92,7 @@ class LinearCoupling:
         return self.deflation.log_density(self.y.to(x) - self.operator.A(x), rho)
 
     def move(
-        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: Noise
+        self, x: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], before: float, rho: float, noise: AbstractNoise
     ) -> Float[Tensor, "b *d"]:
         """An earlier copy turned round: moves √2 times as long as those of independent copies."""
         e = noise.fold(0).normal(*x.shape[1:]).to(x)

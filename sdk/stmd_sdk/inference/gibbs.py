@@ -16,7 +16,7 @@ the pair mixes at once, to where x has the posterior:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import final
@@ -26,14 +26,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..checks import check_integer
-from ..diffusion.noise import Noise
+from ..diffusion.noise import Key, Noise
 from ..diffusion.posterior import Posterior
 from ..diffusion.schedule import Schedule, expand
 from ..errors import InferenceError
-from .coupling import Coupling, rescaled
+from .coupling import Copying, Coupling, rescaled
 from .resampling import effective_share, log_mean, systematic
 
-__all__ = ["FREE", "LEVELS", "WIDE", "GibbsStep", "annealed_gibbs", "coupling_levels", "resampled_gibbs"]
+__all__ = [
+    "FREE",
+    "LEVELS",
+    "WIDE",
+    "GibbsStep",
+    "annealed_gibbs",
+    "annealed_paths",
+    "coupling_levels",
+    "resampled_gibbs",
+]
 
 LEVELS = 40
 WIDE = 3.0  # the first ρ over the data's deviation, of annealed draws
@@ -69,14 +78,29 @@ def coupling_levels(first: float, last: float, steps: int) -> list[float]:
 
 
 def annealed_gibbs(
-    posterior: Posterior, schedule: Schedule, coupling: Coupling, levels: Sequence[float], x_0: Tensor, noise: Noise
+    posterior: Callable[[Tensor, Tensor, Key], Tensor],
+    schedule: Schedule,
+    coupling: Copying[Key],
+    levels: Sequence[float],
+    x_0: Tensor,
+    noise: Key,
 ) -> Iterator[GibbsStep]:
     """One move at each of ``levels`` from ``x_0``, of which little is left after the first; draws are independent."""
     z = coupling.start(x_0, levels[0], noise.fold(0))
-    step = GibbsStep(levels[0], x_0, z, torch.arange(len(x_0), device=x_0.device))
+    # Not len(), which would freeze the batch of an exported graph.
+    step = GibbsStep(levels[0], x_0, z, torch.arange(x_0.shape[0], device=x_0.device))
     for k, rho in enumerate(levels, start=1):
         step = _moved(posterior, schedule, coupling, step, rho, noise.fold(k))
         yield step
+
+
+def annealed_paths(levels: int) -> tuple[tuple[int, ...], ...]:
+    """Where the normals of :func:`annealed_gibbs` are, by a linear coupling and one-step draws: 2 + 4 ``levels`` keys.
+
+    Of the first copy e and n; of each move k that of the earlier copy's e and n, n' of the new one, and the draw's.
+    """
+    moves = (path for k in range(1, levels + 1) for path in ((k, 1, 0), (k, 1, 1), (k, 1, 2), (k, 2)))
+    return (0, 0), (0, 1), *moves
 
 
 def resampled_gibbs(
@@ -127,10 +151,15 @@ def _next_level(coupling: Coupling, step: GibbsStep, base: Tensor, share: float)
 
 
 def _moved(
-    posterior: Posterior, schedule: Schedule, coupling: Coupling, step: GibbsStep, rho: float, noise: Noise
+    posterior: Callable[[Tensor, Tensor, Key], Tensor],
+    schedule: Schedule,
+    coupling: Copying[Key],
+    step: GibbsStep,
+    rho: float,
+    noise: Key,
 ) -> GibbsStep:
     """z ~ p(z | x, y), then x ~ p(x_0 | x_t = α_t z)."""
     z = coupling.move(step.x_0, step.z, step.rho, rho, noise.fold(1))
-    t = schedule.time(torch.tensor(rho, device=z.device)).expand(len(z))
+    t = schedule.time(torch.tensor(rho, device=z.device)).expand(z.shape[0])
     x_0 = posterior(expand(schedule.alpha(t), z) * z, t, noise.fold(2))
     return replace(step, rho=rho, x_0=x_0, z=z)

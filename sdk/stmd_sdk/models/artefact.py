@@ -32,7 +32,8 @@ __all__ = [
 
 ARTEFACT_VERSION = 1
 
-ArtefactKind = Literal["network", "sampler"]
+ABSENT: dict[str, object] = {"label": None, "takes_labels": False, "guidance": 1.0, "couplings": (), "sigma": 0.0}
+ArtefactKind = Literal["network", "sampler", "restorer"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 SPEC_KEY, ARTEFACT_KEY, DIGEST_KEY = "stmd_spec", "stmd_artefact", "stmd_digest"
@@ -68,10 +69,11 @@ DEEPEST = 64
 class Artefact:
     """How a graph was exported: what runs it and what it computes.
 
-    ``kind`` is ``network`` (x, times → u) or ``sampler`` (noise → samples, the loop inside). ``weights``
+    ``kind`` is ``network`` (x, times → u), ``sampler`` (noise → samples, the loop inside) or ``restorer`` (noise, mask,
+    y → samples given y, by split Gibbs sampling at the ``couplings``, for noise of deviation ``sigma``). ``weights``
     is the SHA-256 of the checkpoint, ``data`` that of the file beside the graph which holds its weights, where they
     are too large for the graph itself. A sampler also has its grid of ``times``, its Mean Flow steps and its
-    ``guidance``, and draws one class, ``label``, or all; with ``takes_labels`` those of a second input, ``labels``.
+    ``guidance``, and draws one class, ``label``, or all; with ``takes_labels`` those of a last input, ``labels``.
     """
 
     kind: ArtefactKind
@@ -84,12 +86,14 @@ class Artefact:
     label: int | None = None
     takes_labels: bool = False
     guidance: float = 1.0
+    couplings: tuple[float, ...] = ()
+    sigma: float = 0.0
     version: int = ARTEFACT_VERSION
 
     def to_json(self) -> str:
-        """As JSON; of a file that knows no classes, as it was before there were any."""
+        """As JSON; of a file without classes or couplings, as it was before there were any."""
         values = asdict(self)
-        for key, absent in {"label": None, "takes_labels": False, "guidance": 1.0}.items():
+        for key, absent in ABSENT.items():
             if values[key] == absent:
                 del values[key]
         return json.dumps(values, sort_keys=True)
@@ -109,6 +113,11 @@ class Artefact:
 
 def check_network(artefact: Artefact, path: Path) -> None:
     """Raise for a whole sampler, which holds no network to call."""
+    if artefact.kind == "restorer":
+        raise CheckpointError(
+            f"{path} is a whole restoring sampler: it draws from noise, a mask and y, and has no network to call; "
+            "restore with its checkpoint: stmd restore --model"
+        )
     if artefact.kind != "network":
         raise CheckpointError(
             f"{path} is a whole sampler: it draws samples from noise and has no network to call; "

@@ -57,15 +57,11 @@ class Deflation(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class SpectralDeflation:
-    """C_ρ = max(σ², ρ² s²) in the operator's own singular basis."""
+    """C_ρ = max(σ², ρ² s²) in the operator's own singular basis; ``largest`` is s_max."""
 
     spectrum: Spectrum
+    largest: float
     sigma: float
-
-    @property
-    def largest(self) -> float:
-        """s_max."""
-        return float(self.spectrum.gains.max())
 
     def correction(self, r: Float[Tensor, "b *m"], n: Float[Tensor, "b *m"], rho: float) -> Float[Tensor, "b *m"]:
         """Coordinate by coordinate; what is not measured, and which Aᵀ would drop, is 0."""
@@ -136,7 +132,7 @@ def deflation_of(operator: AdjointOperator, y: Float[Tensor, "1 *m"], sigma: flo
     """That of the operator's spectrum where it has one, else of its norm; an operator of zero is refused."""
     if isinstance(operator, SpectralOperator):
         spectrum = operator.spectrum(y)
-        found = SpectralDeflation(spectrum, sigma)
+        found = SpectralDeflation(spectrum, float(spectrum.gains.max()), sigma)
     else:
         found = NormDeflation(operator, math.sqrt(MARGIN) * _norm(operator, y), sigma)
     if not 0 < found.largest < math.inf:

@@ -30,7 +30,7 @@ from ..diffusion import philox
 from ..diffusion.classes import UNLABELLED, Classes
 from ..diffusion.host_philox import host_normals
 from ..errors import CheckpointError, InvalidArgumentError
-from ..models.artefact import Artefact, read_graph, read_onnx
+from ..models.artefact import Artefact, check_network, read_graph, read_onnx
 from ..models.ir import read_ir
 
 __all__ = ["ExportedRun", "is_whole_sampler"]
@@ -71,6 +71,8 @@ class ExportedRun:
         """
         path = Path(path)
         text, artefact, session_of = _read(path)
+        if artefact.kind == "restorer":
+            check_network(artefact, path)
         if artefact.kind != "sampler":
             raise CheckpointError(
                 f"{path} is a network, not a whole sampler: load it with Sampler.from_pretrained, which "

@@ -150,7 +150,7 @@ def test_the_plain_noise_of_a_split_sampler_would_miss_the_posterior():
             return self.spectrum.measurement((self.spectrum.coordinates(r) - self.sigma * n) / total)
 
         def log_density(self, r, rho):
-            return SpectralDeflation(self.spectrum, self.sigma).log_density(r, rho)
+            return SpectralDeflation(self.spectrum, self.largest, self.sigma).log_density(r, rho)
 
     operator, shape = SPECTRAL["motion blur"]
     spectrum = operator.spectrum(_measured(operator, shape))
