@@ -83,6 +83,7 @@ class DrawnRun:
     n: int | None
     label: str | None = None
     guidance: float = 1.0
+    batch_invariant: bool = False
 
     def wanted(self, drawer: Drawer) -> _Wanted:
         """How many samples of which classes of the model's."""
@@ -104,10 +105,10 @@ class DrawnRun:
             from .sampling import sampler_drawer  # noqa: PLC0415  a whole sampler needs no PyTorch
 
             steps = parse_steps(self.steps)
-            return sampler_drawer(
-                self.model, steps, self.mean_flow_steps, self.guidance, self.device, self.batch_size, progress
-            )
-        if (self.steps, self.mean_flow_steps, self.guidance, self.device) != (None, None, 1, None):
+            how = self.guidance, self.device, self.batch_size, self.batch_invariant
+            return sampler_drawer(self.model, steps, self.mean_flow_steps, *how, progress)
+        asked = self.steps, self.mean_flow_steps, self.guidance, self.device, self.batch_invariant
+        if asked != (None, None, 1, None, False):
             raise InvalidArgumentError(
                 f"{self.model} holds its steps and runs on the CPU: leave out what says otherwise"
             )

@@ -27,10 +27,12 @@ from ..sampler import Sampler
 from .options import METHODS, OPERATORS
 
 __all__ = [
+    "LEAST_SIGMA",
     "Damage",
     "Restorer",
     "Restoring",
     "as_the_network_sees",
+    "measured_shape",
     "parse_operator",
     "picture",
     "restored",
@@ -110,7 +112,7 @@ class Restorer:
         shape = self.sampler.spec.codec.decoded_shape(self.sampler.spec.shape)
         operator, usual = parse_operator(self.damage.operator, shape)
         sigma = self.how.sigma(self.damage.sigma, usual)
-        y = read_picture_as(image, shape if self.damage.simulate else _measured(operator, shape))[None]
+        y = read_picture_as(image, shape if self.damage.simulate else measured_shape(operator, shape))[None]
         if self.damage.simulate:
             clean = operator.A(y)
             y = clean + sigma * Noise.of(self.seed, 1).fold(0).fold(99).normal(*clean.shape[1:])  # no key of the draws
@@ -201,7 +203,7 @@ def as_the_network_sees(damage: LinearOperator, y: Tensor, sampler: Sampler) -> 
     return cells, cells.A(codec.encode(y))
 
 
-def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:
+def measured_shape(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape [c, h, w] of what an image of ``shape`` leaves."""
     return tuple(damage.A(torch.zeros(1, *shape)).shape[1:])
 

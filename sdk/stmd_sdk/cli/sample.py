@@ -34,6 +34,9 @@ def sample(
     seed: SeedOption = None,
     first: FirstOption = 0,
     batch_size: Annotated[int | None, typer.Option(help="Samples at once; it moves last digits alone.")] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Not even those: sample k is the same bits, as from stmd serve.")
+    ] = False,
     device: DeviceOption = None,
     out: Annotated[
         Path,
@@ -57,5 +60,6 @@ def sample(
     with exit_on_error():
         from .drawer import DrawnRun, draw_picture, draw_stream  # noqa: PLC0415  after --help has been answered
 
-        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, seed, first, n, label, guidance)
+        how = seed, first, n, label, guidance, batch_invariant
+        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, *how)
         say((draw_picture if out.suffix == ".png" else draw_stream)(run, out))
