@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import signal
 import socket
@@ -21,12 +23,12 @@ def serve_plan(plan: Plan) -> None:
     """Serve until SIGINT or SIGTERM; then what is being answered is answered."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with requires_extra("serve"):
-        import fastapi_offline  # noqa: F401, PLC0415
-        import multipart  # noqa: F401, PLC0415
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
 
         from .deployment import application  # noqa: PLC0415
+
+        importlib.import_module("python_multipart")  # which FastAPI would ask for in a replica
 
     opened(plan.models)
     _check_free(plan.host, plan.port)
@@ -34,7 +36,7 @@ def serve_plan(plan: Plan) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     cores = max(plan.replicas * plan.threads, len(os.sched_getaffinity(0)))
-    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
         serve.run(application({**asdict(plan), "models": list(plan.models)}), name=APPLICATION)

@@ -64,7 +64,7 @@ class RayEngine:
         """The levels as they are done, again from the first where a replica dies, and the draws at last."""
         given_up = time.monotonic() + self.seconds
         while True:
-            said = self.handle.options(stream=True).restore.remote(work)
+            said: Any = self.handle.options(stream=True).restore.remote(work)
             try:
                 async for one in said:
                     yield one
@@ -120,13 +120,12 @@ def application(args: dict[str, Any]) -> serve.Application:
     plan = read_config(Plan, args)
     models, limits = opened(plan.models), plan.limits
     workers = serve.deployment(
-        Workers,
         name=WORKERS,
         num_replicas=plan.replicas,
         max_ongoing_requests=ASIDE,
         graceful_shutdown_timeout_s=limits.seconds,
         ray_actor_options={"num_cpus": plan.threads, "num_gpus": plan.gpus},
-    )
+    )(Workers)
     at_once, token = plan.at_once, plan.token
 
     def built() -> FastAPI:  # where the ingress runs
@@ -134,12 +133,11 @@ def application(args: dict[str, Any]) -> serve.Application:
         return build_app(RayEngine(handle, limits.seconds), models, limits, at_once, token)
 
     ingress = serve.deployment(
-        serve.ingress(built)(_Ingress),
         name="Ingress",
         max_ongoing_requests=4 * limits.waiting,
         graceful_shutdown_timeout_s=limits.seconds,
         ray_actor_options={"num_cpus": 0},
-    )
+    )(serve.ingress(built)(_Ingress))
     return ingress.bind(workers.bind(models, plan.threads))
 
 
