@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 
 from stmd_sdk.console import say
@@ -33,16 +34,18 @@ def serve_plan(plan: Plan) -> None:
     opened(plan.models)
     _check_free(plan.host, plan.port)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     cores = max(plan.replicas * plan.threads, len(os.sched_getaffinity(0)))
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    for number in (signal.SIGINT, signal.SIGTERM):  # in place of Ray's own, which ends all at once
+        signal.signal(number, lambda *_: stop.set())
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
         serve.run(application({**asdict(plan), "models": list(plan.models)}), name=APPLICATION)
         say(f"{', '.join(plan.models)} at http://{plan.host}:{plan.port}, pages at /docs; Ctrl-C ends it")
         stop.wait()
     finally:
+        with suppress(TimeoutError):
+            serve.delete(APPLICATION)  # once it has answered what it is answering, which shutdown() would cut off
         serve.shutdown()
         ray.shutdown()
 

@@ -115,6 +115,11 @@ class Workers:
             yield one
 
 
+def _ingress(models: Sequence[Served], limits: Limits, at_once: int, token: str | None) -> FastAPI:
+    handle = serve.get_deployment_handle(WORKERS, APPLICATION)
+    return build_app(RayEngine(handle, limits.seconds), models, limits, at_once, token)
+
+
 def application(args: dict[str, Any]) -> serve.Application:
     """The application of a :class:`.plan.Plan`'s values: what ``stmd serve`` runs, and what a config file names."""
     plan = read_config(Plan, args)
@@ -126,18 +131,13 @@ def application(args: dict[str, Any]) -> serve.Application:
         graceful_shutdown_timeout_s=limits.seconds,
         ray_actor_options={"num_cpus": plan.threads, "num_gpus": plan.gpus},
     )(Workers)
-    at_once, token = plan.at_once, plan.token
-
-    def built() -> FastAPI:  # where the ingress runs
-        handle = serve.get_deployment_handle(WORKERS, APPLICATION)
-        return build_app(RayEngine(handle, limits.seconds), models, limits, at_once, token)
-
+    at_once, token = plan.at_once, plan.token  # as they are here, not where the ingress runs
     ingress = serve.deployment(
         name="Ingress",
         max_ongoing_requests=4 * limits.waiting,
         graceful_shutdown_timeout_s=limits.seconds,
         ray_actor_options={"num_cpus": 0},
-    )(serve.ingress(built)(_Ingress))
+    )(serve.ingress(lambda: _ingress(models, limits, at_once, token))(_Ingress))
     return ingress.bind(workers.bind(models, plan.threads))
 
 
