@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +67,7 @@ def alone(model: str, seconds: float, threads: int, least: int) -> tuple[float, 
 
 
 @contextmanager
-def serving(arguments: list[str]) -> Iterator[tuple[str, float]]:
+def serving(arguments: list[str]) -> Generator[tuple[str, float], None, None]:
     """The address of a server on a free port, and how long it took to be ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

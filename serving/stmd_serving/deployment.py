@@ -27,7 +27,7 @@ from .app import build_app
 from .batching import Bucket
 from .catalogue import Served, opened
 from .engine import Progress, Restoration, Restored
-from .limits import RefusedError
+from .limits import Limits, RefusedError
 from .plan import APPLICATION, WORKERS, Plan
 from .worker import Worker
 
