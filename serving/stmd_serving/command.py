@@ -8,13 +8,14 @@ import os
 import signal
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 from stmd_sdk.console import say
 from stmd_sdk.errors import InvalidArgumentError, OutputError, first_line, requires_extra
 
-from .catalogue import opened
 from .plan import APPLICATION, Plan
 
 __all__ = ["serve_plan"]
@@ -24,30 +25,42 @@ def serve_plan(plan: Plan) -> None:
     """Serve until SIGINT or SIGTERM; then what is being answered is answered."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with requires_extra("serve"):
-        import ray  # noqa: PLC0415
-        from ray import serve  # noqa: PLC0415
+        import ray  # noqa: PLC0415  an extra, and seconds
 
-        from .deployment import application  # noqa: PLC0415
-
-        importlib.import_module("python_multipart")  # which FastAPI would ask for in a replica
-
-    opened(plan.models)
     _check_free(plan.host, plan.port)
-    stop = threading.Event()
-    cores = max(plan.replicas * plan.threads, len(os.sched_getaffinity(0)))
-    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    for number in (signal.SIGINT, signal.SIGTERM):  # in place of Ray's own, which ends all at once
-        signal.signal(number, lambda *_: stop.set())
+    stop, cores = threading.Event(), max(plan.replicas * plan.threads, os.cpu_count() or 1)
+    with ThreadPoolExecutor(1) as aside:
+        made = aside.submit(_application, plan)  # PyTorch is imported while Ray's processes start
+        ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):  # in place of Ray's own, which ends all at once
+                signal.signal(number, lambda *_: stop.set())
+            application = made.result()
+            _serve(application, plan, stop)
+        finally:
+            ray.shutdown()
+
+
+def _application(plan: Plan) -> Any:
+    """Errors of models and of what is not installed show here."""
+    with requires_extra("serve"):
+        deployment = importlib.import_module("stmd_serving.deployment")
+        importlib.import_module("python_multipart")  # which FastAPI would ask for in a replica
+    return deployment.application({**asdict(plan), "models": list(plan.models)})
+
+
+def _serve(application: Any, plan: Plan, stop: threading.Event) -> None:
+    from ray import serve  # noqa: PLC0415
+
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
-        serve.run(application({**asdict(plan), "models": list(plan.models)}), name=APPLICATION)
+        serve.run(application, name=APPLICATION)
         say(f"{', '.join(plan.models)} at http://{plan.host}:{plan.port}, pages at /docs; Ctrl-C ends it")
         stop.wait()
     finally:
         with suppress(TimeoutError):
             serve.delete(APPLICATION)  # once it has answered what it is answering, which shutdown() would cut off
         serve.shutdown()
-        ray.shutdown()
 
 
 def _check_free(host: str, port: int) -> None:

@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 
 from stmd_sdk import Sampler
 from stmd_sdk.cli.app import app
-from stmd_sdk.errors import InvalidArgumentError
+from stmd_sdk.errors import CheckpointError, InvalidArgumentError, StmdError
+from stmd_sdk.models.checkpoint import resolve_model
+from stmd_serving.catalogue import opened
 from stmd_serving.limits import Limits
 from stmd_serving.plan import Plan, limits_of
+from stmd_serving.worker import Worker
 
 pytestmark = pytest.mark.slow
 runner = CliRunner()
@@ -169,8 +172,6 @@ def test_a_port_in_use_and_a_host_without_a_token_are_said_before_ray_starts(mon
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "no model 'nowhere'"),
-        (["digits", "bundled:digits"], "would both be called 'digits'"),
         (["digits", "--replicas", "0"], "replicas must be an integer from 1"),
         (["digits", "--limit", "samples"], "--limit takes a bound and its value"),
         (["digits", "--limit", "people=3"], "--limit knows samples, evaluations"),
@@ -180,6 +181,40 @@ def test_a_port_in_use_and_a_host_without_a_token_are_said_before_ray_starts(mon
 def test_wrong_options_are_one_line(arguments, said):
     result = runner.invoke(app, ["serve", *arguments])
     assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (["nowhere"], "no model 'nowhere'"),
+        (["digits", "bundled:digits"], "would both be called 'digits'"),
+        ([], "there is no model to serve"),
+    ],
+)
+def test_models_that_cannot_be_served(models, said):
+    with pytest.raises(StmdError, match=said):
+        opened(models)
+
+
+def test_a_certificate_beside_a_model_is_told_and_a_broken_one_is_an_error(tmp_path):
+    model = tmp_path / "eight.safetensors"
+    model.write_bytes(resolve_model("mixture2d").read_bytes())
+    assert opened([str(model)])[0].described()["certificate"] is None
+    beside = tmp_path / "eight-certificate.json"
+    beside.write_text('{"verdict": "pass"}')
+    assert opened([str(model)])[0].described()["certificate"] == {"verdict": "pass"}
+    beside.write_text("{")
+    with pytest.raises(StmdError, match="eight-certificate"):
+        opened([str(model)])
+
+
+def test_a_worker_whose_file_is_another_says_so(tmp_path):
+    model = tmp_path / "eight.safetensors"
+    model.write_bytes(resolve_model("mixture2d").read_bytes())
+    served = opened([str(model)])
+    model.write_bytes(resolve_model("mixture64").read_bytes())
+    with pytest.raises(CheckpointError, match="is not the file here that the server was started with"):
+        Worker(served, 1)
 
 
 def test_limits_are_set_by_name():
