@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from stmd_sdk import Sampler
@@ -113,8 +114,6 @@ def test_errors_come_through_as_the_projects_own_and_the_token_is_asked_for(serv
 
 def test_a_restoration_is_followed_through_ray(server):
     _, url = server
-    from PIL import Image
-
     picture = io.BytesIO()
     Image.new("L", (8, 8), 99).save(picture, "png")
 
@@ -130,6 +129,19 @@ def test_a_restoration_is_followed_through_ray(server):
     assert np.load(io.BytesIO(answer.content), allow_pickle=False)["draws"].shape == (2, 1, 8, 8)
     assert 'event: level\ndata: {"done": 5, "total": 5}' in followed.text
     assert "event: done" in followed.text
+
+
+def test_a_client_that_vanishes_ends_its_restoration(server):
+    _, url = server
+    picture = io.BytesIO()
+    Image.new("L", (8, 8), 99).save(picture, "png")
+    data = {"operator": "deblur:1", "draws": 256, "levels": 1000, "id": "long"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/restorations", data=data, files={"image": picture.getvalue()}, headers=TOKEN, timeout=1)
+    began = time.monotonic()
+    followed = httpx.get(f"{url}/v1/restorations/long/events", headers=TOKEN, timeout=60).text
+    assert followed.strip().splitlines()[-2:] == ["event: error", 'data: {"error": "it was given up"}']
+    assert time.monotonic() - began < 30  # the whole of it takes minutes
 
 
 def test_the_end_answers_what_is_being_answered_and_leaves_nothing(server):
