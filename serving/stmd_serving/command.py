@@ -24,6 +24,7 @@ __all__ = ["serve_plan"]
 def serve_plan(plan: Plan) -> None:
     """Serve until SIGINT or SIGTERM; then what is being answered is answered."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own, 15, is for work that nobody waits for
     with requires_extra("serve"):
         import ray  # noqa: PLC0415  an extra, and seconds
 

@@ -84,7 +84,7 @@ async def asked(url, asks):
 
 def test_a_killed_replica_loses_no_request_and_changes_no_sample(server):
     process, url = server
-    asks = [{"model": "digits", "n": 16, "seed": seed, "first": 8, "inference_steps": 8} for seed in range(16)]
+    asks = [{"model": "digits", "n": 16, "seed": seed, "first": 8, "inference_steps": 8} for seed in range(12)]
 
     async def load():
         answers = asyncio.create_task(asked(url, asks))
@@ -147,7 +147,7 @@ def test_a_client_that_vanishes_ends_its_restoration(server):
 def test_the_end_answers_what_is_being_answered_and_leaves_nothing(server):
     process, url = server
     started = below(process.pid)
-    ask = {"model": "digits", "n": 64, "seed": 1, "inference_steps": 100}
+    ask = {"model": "digits", "n": 64, "seed": 1, "inference_steps": 30}
 
     async def load():
         answers = asyncio.create_task(asked(url, [ask]))
