@@ -22,6 +22,8 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:`torch.jit.script` is deprecated:DeprecationWarning")
     # huggingface_hub 2.4 sends large files to httpx2 by its older name.
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+    # Ray Serve 2.60 gives pydantic's Field an argument of its own.
+    config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
 
 
 def pytest_collection_modifyitems(items):

@@ -8,7 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     name: ROOT / folder / name
-    for folder, name in [("sdk", "stmd_sdk"), ("training", "stmd_training"), ("export", "stmd_export")]
+    for folder, name in [
+        ("sdk", "stmd_sdk"),
+        ("training", "stmd_training"),
+        ("export", "stmd_export"),
+        ("serving", "stmd_serving"),
+    ]
 }
 FILES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(), str(path))
@@ -100,12 +105,26 @@ def test_the_reading_itself_finds_imports_and_mentions():
     ("package", "forbidden"),
     [
         ("stmd_sdk", ["stmd_training", "stmd_export", "benchmarks", "tests"]),
-        ("stmd_training", ["stmd_export", "benchmarks", "tests"]),
-        ("stmd_export", ["stmd_training", "benchmarks", "tests"]),
+        ("stmd_training", ["stmd_export", "stmd_serving", "benchmarks", "tests"]),
+        ("stmd_export", ["stmd_training", "stmd_serving", "benchmarks", "tests"]),
+        ("stmd_serving", ["stmd_training", "stmd_export", "benchmarks", "tests"]),
     ],
 )
 def test_packages_see_only_what_is_below_them(package, forbidden):
     assert _importers(_files_of(package), *forbidden) == set()
+
+
+def test_the_sdk_knows_of_serving_by_its_command_alone():
+    assert _importers(_files_of("stmd_sdk"), "stmd_serving") == {"sdk/stmd_sdk/cli/serve.py"}
+
+
+def test_ray_is_imported_where_it_is_used_alone():
+    packages = {name: tree for package in PACKAGES for name, tree in _files_of(package).items()}
+    assert _importers(packages, "ray") == {
+        "sdk/stmd_sdk/runs/cluster.py",
+        "serving/stmd_serving/command.py",
+        "serving/stmd_serving/deployment.py",
+    }
 
 
 def _room_of(module):

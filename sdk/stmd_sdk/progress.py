@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
 
 from rich.progress import (
     BarColumn,
@@ -15,7 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["bar_columns", "progress_bar"]
+__all__ = ["bar_columns", "followed", "progress_bar"]
+
+_TOLD: ContextVar[Callable[[int, int], None] | None] = ContextVar("_TOLD", default=None)
 
 
 def bar_columns(*shown: str) -> tuple[ProgressColumn, ...]:
@@ -35,6 +39,26 @@ def bar_columns(*shown: str) -> tuple[ProgressColumn, ...]:
 @contextmanager
 def progress_bar(what: str, total: int, unit: str, show: bool) -> Generator[Callable[[], None], None, None]:
     """A bar over ``total`` units; the value is a function that advances it by one."""
+    told, done = _TOLD.get(), count(1)
     with Progress(*bar_columns(unit), disable=not show, transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+
+        def advance() -> None:
+            bar.advance(task)
+            if told is not None:
+                told(next(done), total)
+
+        yield advance
+
+
+@contextmanager
+def followed(told: Callable[[int, int], None]) -> Generator[None, None, None]:
+    """Tell ``told(done, total)`` what bars begun in the block, in this thread, advance, shown or not.
+
+    What it raises ends the work.
+    """
+    token = _TOLD.set(told)
+    try:
+        yield
+    finally:
+        _TOLD.reset(token)

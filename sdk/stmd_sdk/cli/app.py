@@ -16,11 +16,12 @@ from .info import info
 from .push import push
 from .restore import restore
 from .sample import sample
+from .serve import serve
 from .trajectory import trajectory
 
 __all__ = ["app", "main"]
 
-COMMANDS = sample, trajectory, doctor, certify, evaluate, restore, info, push, demo
+COMMANDS = sample, trajectory, doctor, certify, evaluate, restore, info, push, serve, demo
 
 app = typer.Typer(
     help="Stochastic one- and few-step diffusion: draw samples, look at models, certify their transitions.",

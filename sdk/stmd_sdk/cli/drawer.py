@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import final
 
@@ -19,12 +20,22 @@ from ..diffusion.philox import fresh_seed
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import check_regular, check_writable, reading, sha256_of_file, written_whole
 from ..images import grid
+from ..runs.cluster import workers_at
 from ..runs.exported import ExportedRun, is_whole_sampler
 from ..runs.outputs import open_output
 from ..runs.stream import StreamedRun, process, run_seed, stream
 from .options import parse_steps
 
-__all__ = ["Drawer", "DrawnRun", "asked_class", "draw_picture", "draw_stream", "model_digest", "unchanged_digest"]
+__all__ = [
+    "Drawer",
+    "DrawnRun",
+    "asked_class",
+    "draw_picture",
+    "draw_stream",
+    "model_digest",
+    "placed",
+    "unchanged_digest",
+]
 
 PICTURED = 1_000_000  # samples of a picture, which are all in memory
 SAMPLES, OF_EACH = 64, 8  # where the user gives no number
@@ -83,6 +94,7 @@ class DrawnRun:
     n: int | None
     label: str | None = None
     guidance: float = 1.0
+    batch_invariant: bool = False
 
     def wanted(self, drawer: Drawer) -> _Wanted:
         """How many samples of which classes of the model's."""
@@ -104,10 +116,10 @@ class DrawnRun:
             from .sampling import sampler_drawer  # noqa: PLC0415  a whole sampler needs no PyTorch
 
             steps = parse_steps(self.steps)
-            return sampler_drawer(
-                self.model, steps, self.mean_flow_steps, self.guidance, self.device, self.batch_size, progress
-            )
-        if (self.steps, self.mean_flow_steps, self.guidance, self.device) != (None, None, 1, None):
+            how = self.guidance, self.device, self.batch_size, self.batch_invariant
+            return sampler_drawer(self.model, steps, self.mean_flow_steps, *how, progress)
+        asked = self.steps, self.mean_flow_steps, self.guidance, self.device, self.batch_invariant
+        if asked != (None, None, 1, None, False):
             raise InvalidArgumentError(
                 f"{self.model} holds its steps and runs on the CPU: leave out what says otherwise"
             )
@@ -121,6 +133,28 @@ class DrawnRun:
             f"samples {self.first} to {self.first + wanted.n - 1}\n"
             f"{seconds:.2f} s on {drawer.device}, {drawn / seconds:.1f} samples a second, written to {out}"
         )
+
+
+@final
+@dataclass(frozen=True)
+class RemoteDraw:
+    """``draw(first, n)`` of a run as a value, for whichever process; each opens the model once."""
+
+    run: DrawnRun
+    digest: str
+    seed: int
+
+    def __call__(self, first: int, n: int) -> NDArray[np.float32]:
+        """Samples ``first`` on. Raises :class:`CheckpointError` where the model is another one there."""
+        drawer = _opened(self.run)
+        if drawer.digest != self.digest:
+            raise CheckpointError(f"{self.run.model}: is another file on a worker than here")
+        return drawer.draw(self.seed, first, n, self.run.wanted(drawer).labels(first - self.run.first, n))
+
+
+@lru_cache(1)
+def _opened(run: DrawnRun) -> Drawer:
+    return run.open(progress=False)
 
 
 def draw_picture(run: DrawnRun, out: Path) -> str:
@@ -138,8 +172,8 @@ def draw_picture(run: DrawnRun, out: Path) -> str:
     return run.told(drawer, wanted, seed, wanted.n, time.perf_counter() - started, out)
 
 
-def draw_stream(run: DrawnRun, out: Path) -> str:
-    """Draw the samples into a folder, an .npz or shards, written while they are drawn."""
+def draw_stream(run: DrawnRun, out: Path, ray: str | None = None) -> str:
+    """Draw the samples into a folder, an .npz or shards, written while they are drawn; ``ray`` is a cluster to draw."""
     output = open_output(out, process()[1])
     drawer = run.open(progress=False)
     wanted = run.wanted(drawer)
@@ -151,8 +185,15 @@ def draw_stream(run: DrawnRun, out: Path) -> str:
     def draw(start: int, count: int) -> NDArray[np.float32]:
         return drawer.draw(seed, start, count, wanted.labels(start - run.first, count))
 
-    drawn = stream(draw, asked, output, show=True)
+    remote = RemoteDraw(replace(run, model=placed(run.model)), drawer.digest, seed)
+    with workers_at(ray, run.device) as every:
+        drawn = stream(draw if ray is None else remote, asked, output, every=every, show=True)
     return run.told(drawer, wanted, seed, drawn, time.perf_counter() - started, out)
+
+
+def placed(model: str) -> str:
+    """A model as other processes find it: a path without what it is relative to."""
+    return str(Path(model).absolute()) if Path(model).exists() else model
 
 
 def model_digest(path: Path) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "MeanFlowStepsOption",
     "ModelArgument",
     "ModelOption",
+    "RayOption",
     "SeedOption",
     "StepsOption",
     "check_suffix",
@@ -53,6 +54,12 @@ GuidanceOption = Annotated[
 ]
 METHODS = "gibbs", "condition", "chain"
 OPERATORS = "mask:FILE, sr2, sr4, bicubic2, bicubic4, deblur[:DEVIATION], motion[:LENGTH[:ANGLE]], gray"
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", help="Spread the work over a Ray cluster: HOST:PORT, auto, or local for this machine's cores."
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import exit_on_error, say
-from .options import METHODS, OPERATORS, DeviceOption, ModelOption
+from .options import METHODS, OPERATORS, DeviceOption, ModelOption, RayOption
 
 __all__ = ["restore"]
 
@@ -39,6 +39,7 @@ def restore(
     simulate: Annotated[bool, typer.Option(help="Damage the image first.")] = False,
     seed: Annotated[int | None, typer.Option(help="The seed; a fresh one, printed, by default.")] = None,
     device: DeviceOption = None,
+    ray: RayOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A .png picture (restored.png), or of a folder a folder (restored)."),
@@ -50,7 +51,7 @@ def restore(
     """Draw what a damaged image may have been: one picture of the draws, their mean and deviation.
 
     Of a folder each image gets its picture, as the command alone would make it of the same seed; the same command goes
-    on where it stopped.
+    on where it stopped. With --ray the workers of a cluster restore them.
 
     [dim]stmd restore damaged.png --operator mask:mask.png[/dim]
     [dim]stmd restore digit.png --simulate --operator sr4 --draws 64 -o restored.png[/dim]
@@ -60,4 +61,4 @@ def restore(
         from .restoring_folders import Damage, Restoring, restored_images  # noqa: PLC0415  after --help was answered
 
         damage, how = Damage(operator, sigma, simulate), Restoring(method, draws, steps, resample, label)
-        say(restored_images(image, model, device, damage, how, seed, out, save_draws))
+        say(restored_images(image, model, device, damage, how, seed, out, save_draws, ray))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,13 @@ from ..sampler import Sampler
 from .options import METHODS, OPERATORS
 
 __all__ = [
+    "LEAST_SIGMA",
     "Damage",
     "Restorer",
     "Restoring",
+    "Results",
     "as_the_network_sees",
+    "measured_shape",
     "parse_operator",
     "picture",
     "restored",
@@ -110,7 +114,7 @@ class Restorer:
         shape = self.sampler.spec.codec.decoded_shape(self.sampler.spec.shape)
         operator, usual = parse_operator(self.damage.operator, shape)
         sigma = self.how.sigma(self.damage.sigma, usual)
-        y = read_picture_as(image, shape if self.damage.simulate else _measured(operator, shape))[None]
+        y = read_picture_as(image, shape if self.damage.simulate else measured_shape(operator, shape))[None]
         if self.damage.simulate:
             clean = operator.A(y)
             y = clean + sigma * Noise.of(self.seed, 1).fold(0).fold(99).normal(*clean.shape[1:])  # no key of the draws
@@ -149,22 +153,47 @@ class Restorer:
         return self.damage.operator + (", black hides" if self.damage.operator.startswith("mask:") else "")
 
 
-def restored(restorer: Restorer, image: Path, out: Path, save_draws: Path | None, *, progress: bool = False) -> str:
-    """Restore an image file into a picture of draws, mean and deviation; what was done, for the user.
+@final
+@dataclass(frozen=True)
+class Results:
+    """What a restoration leaves: a picture of draws, mean and deviation, its draws as an .npz, and its cost in words.
 
-    ``save_draws`` is an .npz for the draws ``x`` [n, c, h, w] and the measurement ``y``, in [-1, 1].
+    The .npz has the draws ``x`` [n, c, h, w] and the measurement ``y``, in [-1, 1].
     """
+
+    picture: bytes
+    draws: bytes
+    cost: str
+
+    @classmethod
+    def of(
+        cls, restorer: Restorer, operator: LinearOperator, y: Tensor, sigma: float, *, progress: bool = False
+    ) -> Results:
+        """Restore a measurement."""
+        x, cost = restorer.draw(operator, y, sigma, progress=progress)
+        shown, kept = io.BytesIO(), io.BytesIO()
+        picture(y, x, posterior_summary(x)).save(shown, "png")
+        np.savez(kept, x=x.cpu().numpy(), y=y.cpu().numpy())
+        return cls(shown.getvalue(), kept.getvalue(), cost)
+
+    def write(self, out: Path, save_draws: Path | None) -> None:
+        """The picture last, which says that all is there."""
+        for place, data in ((save_draws, self.draws), (out, self.picture)):
+            if place is not None:
+                with written_whole(place) as path:
+                    path.write_bytes(data)
+
+
+def restored(restorer: Restorer, image: Path, out: Path, save_draws: Path | None) -> str:
+    """Restore an image file into a picture, and its draws into ``save_draws``; what was done, for the user."""
     operator, y, sigma = restorer.measurement(image)
     started = time.perf_counter()
-    x, cost = restorer.draw(operator, y, sigma, progress=progress)
-    if save_draws is not None:
-        with written_whole(save_draws) as path, path.open("wb") as file:
-            np.savez(file, x=x.cpu().numpy(), y=y.cpu().numpy())
-    with written_whole(out) as path:
-        picture(y, x, posterior_summary(x)).save(path, "png")
+    found = Results.of(restorer, operator, y, sigma, progress=True)
+    found.write(out, save_draws)
+    seconds = time.perf_counter() - started
     return (
-        f"{len(x)} draws given {image}: {restorer.words}, sigma {sigma:g} of images in [-1, 1], {cost}, "
-        f"seed {restorer.seed}\n{time.perf_counter() - started:.2f} s on {restorer.sampler.device}, written to {out}"
+        f"{restorer.how.draws} draws given {image}: {restorer.words}, sigma {sigma:g} of images in [-1, 1], "
+        f"{found.cost}, seed {restorer.seed}\n{seconds:.2f} s on {restorer.sampler.device}, written to {out}"
     )
 
 
@@ -177,7 +206,7 @@ def restored_file(
         if path is not None:
             check_writable(path, image)
     restorer = Restorer.open(model, device, damage, how, fresh_seed() if seed is None else seed)
-    return restored(restorer, image, out, save_draws, progress=True)
+    return restored(restorer, image, out, save_draws)
 
 
 def parse_operator(text: str, shape: tuple[int, ...]) -> tuple[LinearOperator, float]:
@@ -201,7 +230,7 @@ def as_the_network_sees(damage: LinearOperator, y: Tensor, sampler: Sampler) -> 
     return cells, cells.A(codec.encode(y))
 
 
-def _measured(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:
+def measured_shape(damage: LinearOperator, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape [c, h, w] of what an image of ``shape`` leaves."""
     return tuple(damage.A(torch.zeros(1, *shape)).shape[1:])
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import exit_on_error, say
+from ..errors import InvalidArgumentError
 from .options import (
     DeviceOption,
     FirstOption,
@@ -15,6 +16,7 @@ from .options import (
     LabelOption,
     MeanFlowStepsOption,
     ModelOption,
+    RayOption,
     SeedOption,
     StepsOption,
 )
@@ -34,7 +36,11 @@ def sample(
     seed: SeedOption = None,
     first: FirstOption = 0,
     batch_size: Annotated[int | None, typer.Option(help="Samples at once; it moves last digits alone.")] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Not even those: sample k is the same bits, as from stmd serve.")
+    ] = False,
     device: DeviceOption = None,
+    ray: RayOption = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -45,7 +51,7 @@ def sample(
     """Draw samples into a picture, a folder, an .npz file or WebDataset shards.
 
     All but the picture are written while they are drawn; the same command goes on where a run stopped. Under
-    torchrun or accelerate launch each process draws its share.
+    torchrun or accelerate launch each process draws its share; with --ray the workers of a cluster draw.
 
     [dim]stmd sample[/dim]
     [dim]stmd sample -m digits -n 100 --steps 1 --seed 0 -o digits.png[/dim]
@@ -53,9 +59,13 @@ def sample(
     [dim]stmd sample --label each -n 100 -o classes.png[/dim]
     [dim]stmd sample -m runs/mnist/model.safetensors -n 50000 --seed 0 -o draws.npz[/dim]
     [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
+    [dim]stmd sample -n 50000 --seed 0 --ray 10.0.0.1:6379 -o draws.tar[/dim]
     """
     with exit_on_error():
         from .drawer import DrawnRun, draw_picture, draw_stream  # noqa: PLC0415  after --help has been answered
 
-        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, seed, first, n, label, guidance)
-        say((draw_picture if out.suffix == ".png" else draw_stream)(run, out))
+        how = seed, first, n, label, guidance, batch_invariant
+        run = DrawnRun(model, steps, mean_flow_steps, device, batch_size, *how)
+        if ray is not None and out.suffix == ".png":
+            raise InvalidArgumentError("--ray draws into a folder, an .npz or shards, not into a picture")
+        say(draw_picture(run, out) if out.suffix == ".png" else draw_stream(run, out, ray))

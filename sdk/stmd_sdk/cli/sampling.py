@@ -38,6 +38,7 @@ def sampler_drawer(
     guidance: float,
     device: str | None,
     batch_size: int | None,
+    batch_invariant: bool,
     progress: bool,
 ) -> Drawer:
     """A model's sampling loop as a drawer."""
@@ -55,12 +56,14 @@ def sampler_drawer(
             seed=seed,
             first=first,
             batch_size=batch_size,
+            batch_invariant=batch_invariant,
             progress=progress,
         )
         return drawn.cpu().numpy()
 
     spec, facts = sampler.spec, _described(sampler, steps, mean_flow_steps)
     facts += "" if guidance == 1 else f", guidance {guidance:g}"
+    facts += ", batch-invariant" if batch_invariant else ""
     digest = unchanged_digest(file, before)
     return Drawer(draw, spec.name, spec.shape, facts, str(sampler.device), digest, spec.classes)
 

@@ -21,7 +21,9 @@ from .hugging_face import open_column
 __all__ = [
     "as_seen",
     "check_range",
+    "mask_of",
     "open_picture",
+    "picture_as",
     "picture_paths",
     "read_mask",
     "read_picture",
@@ -46,27 +48,45 @@ CELEBA_CODES = {"train": "0", "test": "2"}
 
 def read_picture(path: Path, channels: int) -> Float[Tensor, "c h w"]:
     """A picture's file as [c, h, w] in [-1, 1], in grey where ``channels`` is 1. Raises :class:`DataError`."""
-    pixels = np.asarray(open_picture(path).convert("L" if channels == 1 else "RGB"))
-    check_range(str(path), pixels)
+    return _values(str(path), open_picture(path), channels)
+
+
+def _values(name: str, picture: Image.Image, channels: int) -> Float[Tensor, "c h w"]:
+    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    check_range(name, pixels)
     values = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
     return values.reshape(*pixels.shape[:2], channels).permute(2, 0, 1).contiguous()
 
 
 def read_picture_as(path: Path, shape: tuple[int, ...]) -> Float[Tensor, "c h w"]:
     """A picture's file of exactly this shape [c, h, w], in [-1, 1]."""
-    image = read_picture(path, shape[0])
+    return picture_as(str(path), read_bytes(path, DataError, MOST_BYTES), shape)
+
+
+def picture_as(
+    name: str, content: bytes, shape: tuple[int, ...], most_pixels: int = MOST_PIXELS
+) -> Float[Tensor, "c h w"]:
+    """The picture of a file's ``content``, of exactly this shape [c, h, w], in [-1, 1]."""
+    image = _values(name, as_seen(name, content, most_pixels), shape[0])
     if image.shape != shape:
         (_, height, width), (_, tall, wide) = image.shape, shape
-        raise DataError(f"{path}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
+        raise DataError(f"{name}: has {width}×{height} pixels, {wide}×{tall} are needed: resize or crop it")
     return image
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> Float[Tensor, "1 h w"]:
     """A picture of a mask of ``shape`` [1, h, w]: 0 where it is black, which hides, 1 where it is white."""
-    mask = (read_picture_as(path, shape) + 1) / 2
+    return mask_of(str(path), read_bytes(path, DataError, MOST_BYTES), shape)
+
+
+def mask_of(
+    name: str, content: bytes, shape: tuple[int, ...], most_pixels: int = MOST_PIXELS
+) -> Float[Tensor, "1 h w"]:
+    """The mask of a file's ``content``, as :func:`read_mask`."""
+    mask = (picture_as(name, content, shape, most_pixels) + 1) / 2
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise DataError(
-            f"{path}: a mask must be black (0), which hides, and white (255) alone; it has the values "
+            f"{name}: a mask must be black (0), which hides, and white (255) alone; it has the values "
             f"{', '.join(f'{255 * value:.0f}' for value in mask.unique()[:4].tolist())}"
             f"{', …' if len(mask.unique()) > 4 else ''}"
         )
@@ -78,19 +98,19 @@ def open_picture(path: Path) -> Image.Image:
     return as_seen(str(path), read_bytes(path, DataError, MOST_BYTES))
 
 
-def as_seen(name: str, content: bytes) -> Image.Image:
+def as_seen(name: str, content: bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """The picture of a file's ``content``, of mode L or RGB: turned as its EXIF data say, and all of it opaque.
 
     Raises :class:`DataError` for a picture with transparency, several frames, more than 8 bits a channel or another
-    space of colours, which would be read otherwise than it looks, and for one that is damaged or beyond 67 megapixels,
-    before its pixels are decoded.
+    space of colours, which would be read otherwise than it looks, and for one that is damaged or has more than
+    ``most_pixels``, before its pixels are decoded.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, which are refused here, and of damaged metadata
             picture = Image.open(io.BytesIO(content), formats=tuple(FORMATS))
-            if picture.width * picture.height > MOST_PIXELS:
-                raise DataError(f"{name}: has {picture.width}×{picture.height} pixels, more than {MOST_PIXELS}")
+            if picture.width * picture.height > most_pixels:
+                raise DataError(f"{name}: has {picture.width}×{picture.height} pixels, more than {most_pixels}")
             if getattr(picture, "n_frames", 1) != 1:
                 raise DataError(f"{name}: has {getattr(picture, 'n_frames', 1)} frames; save the one that you mean")
             picture.load()

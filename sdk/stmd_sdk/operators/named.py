@@ -33,6 +33,8 @@ def named_operator(
                 found = Mask(read_mask(Path(str(file)))), 0.0
             case (("sr2" | "sr4" | "bicubic2" | "bicubic4"), []):
                 found = (bicubic if name.startswith("bicubic") else average_pool)(shape, int(name[-1])), 0.0
+            case (("deblur" | "motion"), [float(wide), *_]) if not 0 < wide <= max(shape[1:]):
+                raise InvalidArgumentError(f"{text}: a blur must be narrower than the image, {max(shape[1:])} pixels")
             case "deblur", [*numbers] if len(numbers) <= 1:
                 found = Blur.gaussian(*(numbers or [1.5])), BLUR_SIGMA  # type: ignore[reportArgumentType]
             case "motion", [*numbers] if len(numbers) <= 2:

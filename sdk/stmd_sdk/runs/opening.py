@@ -9,15 +9,17 @@ import torch
 from ..backends.devices import resolve_device
 from ..backends.onnx import default_device, load_onnx
 from ..backends.openvino import load_openvino
-from ..backends.tensorrt import load_engine
+from ..backends.tensorrt import load_engine, read_engine
 from ..backends.torch import CompiledNetwork, TorchNetwork
 from ..diffusion.network import Network
 from ..errors import CheckpointError, InvalidArgumentError
+from ..models.artefact import check_network, read_onnx
+from ..models.ir import read_ir
 from ..models.spec import ModelSpec
-from ..pretrained.opening import load_pretrained
+from ..pretrained.opening import load_pretrained, pretrained_spec
 from .captured import CapturedRun, CudaGraphs, Graphs
 
-__all__ = ["open_model"]
+__all__ = ["network_spec", "open_model"]
 
 
 def open_model(
@@ -55,3 +57,20 @@ def open_model(
             raise CheckpointError(
                 f"{path}: cannot load a {path.suffix or 'suffixless'} file, only .safetensors, .onnx, .xml or .engine"
             )
+
+
+def network_spec(path: Path) -> ModelSpec:
+    """The spec of a model file that holds a network, by the same suffixes, without a backend and without weights."""
+    match path.suffix:
+        case ".onnx":
+            text, artefact = read_onnx(path)
+            check_network(artefact, path)
+            return ModelSpec.from_json(text, str(path))
+        case ".xml":
+            ir = read_ir(path)
+            check_network(ir.artefact, path)
+            return ModelSpec.from_json(ir.spec, str(path))
+        case ".engine":
+            return read_engine(path)[0]
+        case _:
+            return pretrained_spec(path)

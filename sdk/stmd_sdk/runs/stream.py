@@ -23,6 +23,7 @@ from ..errors import InvalidArgumentError, OutputError
 from ..files import is_file, read_bytes, written_whole
 from ..locks import locked
 from ..progress import progress_bar
+from .cluster import Every, one_by_one
 from .outputs import AbstractOutput, Array
 
 __all__ = ["StreamedRun", "claimed", "process", "run_seed", "stream"]
@@ -94,18 +95,26 @@ def _check_record(output: AbstractOutput, expected: dict[str, object]) -> bool:
     return bool(record)
 
 
-def stream(draw: Callable[[int, int], Array], run: StreamedRun, output: AbstractOutput, *, show: bool = False) -> int:
+def stream(
+    draw: Callable[[int, int], Array],
+    run: StreamedRun,
+    output: AbstractOutput,
+    *,
+    every: Every = one_by_one,
+    show: bool = False,
+) -> int:
     """Draw the shards of this process that are not there yet with ``draw(first, n)``; returns how many samples.
 
-    One thread encodes and writes a shard while the next one is drawn. A run stopped at any moment goes on with
-    the same call; another run's output is an error, and so is one that another process of this rank is writing.
+    One thread encodes and writes a shard while the next one is drawn; ``every`` may have them drawn elsewhere. A run
+    stopped at any moment goes on with the same call; another run's output is an error, and so is one that another
+    process of this rank is writing.
     """
     rank, world = process()
     with claimed(output, asdict(run)) as begin:
         shards = run.shards()
         mine = [(number, shard) for number, shard in enumerate(shards) if number % world == rank]
         missing = [(number, shard) for number, shard in mine if not output.holds(number, shard)]
-        _write_missing(draw, missing, output, begin, show)
+        _write_missing(draw, missing, output, begin, every, show)
         output.finish(len(shards))
     return sum(len(shard) for _, shard in missing)
 
@@ -132,12 +141,14 @@ def _write_missing(
     missing: list[tuple[int, range]],
     output: AbstractOutput,
     begin: Callable[[], None],
+    every: Every,
     show: bool,
 ) -> None:
+    pieces = [(shard.start, len(shard)) for _, shard in missing]
     with ThreadPoolExecutor(1) as writer, progress_bar("sampling", len(missing), "shard", show) as advance:
         written: Future[None] | None = None
-        for number, shard in missing:
-            x = draw(shard.start, len(shard))
+        for piece, x in every(draw, pieces):
+            number, shard = missing[piece]
             if written is None:
                 begin()
             else:
