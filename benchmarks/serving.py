@@ -198,6 +198,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         with serving(arguments) as (url, start):
             tally, sizes = asyncio.run(smallest(url, Path(options.model).stem, options))
         grown = {name: sizes[-1][name] / sizes[0][name] - 1 for name in sizes[0]}
+        grown["all"] = sum(sizes[-1].values()) / sum(sizes[0].values()) - 1
         return {
             "start": start,
             "requests": options.requests,
