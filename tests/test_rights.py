@@ -38,6 +38,8 @@ COMMANDS = """
     stmd restore {}/0.png --operator sr2 -m digits -o r.png
     stmd restore 0.png --operator sr2 --simulate -m digits -o {}/r.png
     stmd restore 0.png --operator mask:{}/0.png -m digits -o r.png
+    stmd serve digits --write-config {}/serve.yaml
+    stmd serve {}/model.safetensors --write-config serve.yaml
     stmd-train digits --quiet --out {}/run
     stmd-train digits --quiet --out {}
     stmd-train digits --quiet --data {}/data.npz --out run

@@ -11,14 +11,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from stmd_sdk.console import say
 from stmd_sdk.errors import InvalidArgumentError, OutputError, first_line, requires_extra
 
-from .plan import APPLICATION, Plan
+from .plan import APPLICATION, Plan, write_plan
 
-__all__ = ["serve_plan"]
+__all__ = ["serve_plan", "write_config_of"]
 
 
 def serve_plan(plan: Plan) -> None:
@@ -40,6 +41,14 @@ def serve_plan(plan: Plan) -> None:
             _serve(application, plan, stop)
         finally:
             ray.shutdown()
+
+
+def write_config_of(plan: Plan, out: Path) -> None:
+    """Write the config file that serves the same elsewhere, once all models are found to be ones."""
+    with requires_extra("serve"):
+        catalogue = importlib.import_module("stmd_serving.catalogue")
+        catalogue.opened(plan.models)
+        write_plan(plan, out)
 
 
 def _application(plan: Plan) -> Any:

@@ -14,37 +14,40 @@ from .limits import RefusedError
 __all__ = ["Followed", "Following"]
 
 KEPT = 1024  # restorations that are remembered
+LAST = "done", "error"
 PATIENCE = 5.0  # seconds for which one may be asked for before it has begun
 
 
 @final
 @dataclass(eq=False)
 class Followed:
-    """What a restoration has said last, as (event, data); ``done`` and ``error`` are the last events of all."""
+    """What a restoration has ``said``, as (event, data); of one that has ended the last of it alone."""
 
-    event: str = "waiting"
-    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    said: list[tuple[str, dict[str, Any]]] = field(default_factory=lambda: [("waiting", {})])
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
     def ended(self) -> bool:
         """Whether nothing will be said any more."""
-        return self.event in ("done", "error")
+        return self.said[-1][0] in LAST
 
     async def say(self, event: str, **data: Any) -> None:
         """Tell all who follow."""
         async with self.changed:
-            self.event, self.data = event, data
+            self.said.append((event, data))
+            if self.ended:
+                self.said = self.said[-1:]  # who follows already has the list that was
             self.changed.notify_all()
 
     async def lines(self) -> AsyncIterator[str]:
-        """Server-sent events from now to the end; who reads slowly misses some, never the last."""
-        told: tuple[str, dict[str, Any]] | None = None
-        while told is None or told[0] not in ("done", "error"):
+        """All of it as server-sent events, to the end."""
+        said, told = self.said, 0
+        while told == 0 or said[told - 1][0] not in LAST:
             async with self.changed:
-                await self.changed.wait_for(lambda: (self.event, self.data) != told)  # noqa: B023  waits here
-                told = self.event, self.data
-            yield f"event: {told[0]}\ndata: {json.dumps(told[1])}\n\n"
+                await self.changed.wait_for(lambda: len(said) > told)  # noqa: B023  waits here
+            event, data = said[told]
+            told += 1
+            yield f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
 @final

@@ -46,13 +46,13 @@ def serve(
     """
     with exit_on_error():
         # After --help has been answered.
-        from stmd_serving.command import serve_plan  # noqa: PLC0415
-        from stmd_serving.plan import Plan, limits_of, write_plan  # noqa: PLC0415
+        from stmd_serving.command import serve_plan, write_config_of  # noqa: PLC0415
+        from stmd_serving.plan import Plan, limits_of  # noqa: PLC0415
 
         number = min(4, max(1, (os.cpu_count() or 1) // max(1, threads))) if replicas is None else replicas
         plan = Plan(tuple(models), host, port, number, threads, gpus, limits_of(most or []))
         if write_config is None:
             serve_plan(plan)
         else:
-            write_plan(plan, write_config)
+            write_config_of(plan, write_config)
             say(f"written to {write_config}; serve deploy {write_config} starts it")

@@ -111,7 +111,10 @@ def workers_at(address: str | None, device: str | None) -> Generator[Every, None
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray has several for it
-        raise DeviceError(f"--ray {address}: no Ray cluster can be reached there ({first_line(error)})") from error
+        raise DeviceError(
+            f"--ray {address}: no Ray cluster can be reached there ({first_line(error)}); one that was started with a "
+            "token wants RAY_AUTH_MODE=token here too"
+        ) from error
     try:
         yield _Cluster(ray, gpu)
     finally:
