@@ -28,7 +28,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """The files that take longest first, so that no core waits for the last one."""
-    heavy = "export", "training", "benchmarks"
+    heavy = "serving", "export", "demo", "training", "benchmarks"
     rooms = {name: place for place, name in enumerate(heavy)}
     items.sort(key=lambda item: rooms.get(item.path.parent.name, len(heavy)))
 

@@ -17,7 +17,7 @@ from typing import Any
 from stmd_sdk.console import say
 from stmd_sdk.errors import InvalidArgumentError, OutputError, first_line, requires_extra
 
-from .plan import APPLICATION, Plan, write_plan
+from .plan import APPLICATIONS, Plan, write_plan
 
 __all__ = ["serve_plan", "write_config_of"]
 
@@ -32,13 +32,12 @@ def serve_plan(plan: Plan) -> None:
     _check_free(plan.host, plan.port)
     stop, cores = threading.Event(), max(plan.replicas * plan.threads, os.cpu_count() or 1)
     with ThreadPoolExecutor(1) as aside:
-        made = aside.submit(_application, plan)  # PyTorch is imported while Ray's processes start
+        made = aside.submit(_applications, plan)  # PyTorch is imported while Ray's processes start
         ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             for number in (signal.SIGINT, signal.SIGTERM):  # in place of Ray's own, which ends all at once
                 signal.signal(number, lambda *_: stop.set())
-            application = made.result()
-            _serve(application, plan, stop)
+            _serve(made.result(), plan, stop)
         finally:
             ray.shutdown()
 
@@ -51,25 +50,29 @@ def write_config_of(plan: Plan, out: Path) -> None:
         write_plan(plan, out)
 
 
-def _application(plan: Plan) -> Any:
-    """Errors of models and of what is not installed show here."""
+def _applications(plan: Plan) -> dict[str, Any]:
+    """By name. Errors of models and of what is not installed show here."""
     with requires_extra("serve"):
         deployment = importlib.import_module("stmd_serving.deployment")
         importlib.import_module("python_multipart")  # which FastAPI would ask for in a replica
-    return deployment.application({**asdict(plan), "models": list(plan.models)})
+    values = {**asdict(plan), "models": list(plan.models)}
+    return {name: getattr(deployment, builder)(values) for name, builder in APPLICATIONS.items()}
 
 
-def _serve(application: Any, plan: Plan, stop: threading.Event) -> None:
+def _serve(applications: dict[str, Any], plan: Plan, stop: threading.Event) -> None:
     from ray import serve  # noqa: PLC0415
 
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
-        serve.run(application, name=APPLICATION)
+        *others, front = applications
+        for name in others:
+            serve.run(applications[name], name=name, route_prefix=None)
+        serve.run(applications[front], name=front)
         say(f"{', '.join(plan.models)} at http://{plan.host}:{plan.port}, pages at /docs; Ctrl-C ends it")
         stop.wait()
     finally:
         with suppress(TimeoutError):
-            serve.delete(APPLICATION)  # once it has answered what it is answering, which shutdown() would cut off
+            serve.delete([*applications][-1])  # it ends once it has answered; shutdown() would cut that off
         serve.shutdown()
 
 

@@ -28,14 +28,15 @@ from .batching import Bucket
 from .catalogue import Served, opened
 from .engine import Progress, Restoration, Restored
 from .limits import Limits, RefusedError
-from .plan import APPLICATION, WORKERS, Plan
+from .plan import APPLICATIONS, WORKERS, Plan
 from .worker import Worker
 
-__all__ = ["RayEngine", "application"]
+__all__ = ["RayEngine", "ingress", "workers"]
 
 AGAIN = 0.2  # seconds between two tries of a call whose replica died
 FRESH = 1.0  # seconds for which Ray's word on its replicas is taken
 ASIDE = 3  # calls of a replica: the bucket at work, the next one, and a restoration
+OF_WORKERS, _ = APPLICATIONS
 LOST = RayActorError, RayServeException
 
 
@@ -93,7 +94,7 @@ def _own(error: RayTaskError) -> Exception:
 
 def _a_replica_runs() -> bool:
     with suppress(Exception):  # a controller that is being restarted can raise anything
-        states = serve.status().applications[APPLICATION].deployments[WORKERS].replica_states
+        states = serve.status().applications[OF_WORKERS].deployments[WORKERS].replica_states
         return any(state == "RUNNING" and count > 0 for state, count in states.items())
     return False
 
@@ -115,34 +116,37 @@ class Workers:
             yield one
 
 
-def _ingress(models: Sequence[Served], limits: Limits, at_once: int, token: str | None) -> FastAPI:
-    handle = serve.get_deployment_handle(WORKERS, APPLICATION)
-    return build_app(RayEngine(handle, limits.seconds), models, limits, at_once, token)
-
-
-def application(args: dict[str, Any]) -> serve.Application:
-    """The application of a :class:`.plan.Plan`'s values: what ``stmd serve`` runs, and what a config file names."""
+def workers(args: dict[str, Any]) -> serve.Application:
+    """The replicas of a :class:`.plan.Plan`'s values that draw."""
     plan = read_config(Plan, args)
-    models, limits = opened(plan.models), plan.limits
-    workers = serve.deployment(
+    deployed = serve.deployment(
         name=WORKERS,
         num_replicas=plan.replicas,
         max_ongoing_requests=ASIDE,
-        graceful_shutdown_timeout_s=limits.seconds,
+        graceful_shutdown_timeout_s=plan.limits.seconds,
         ray_actor_options={"num_cpus": plan.threads, "num_gpus": plan.gpus},
     )(Workers)
+    return deployed.bind(opened(plan.models), plan.threads)
+
+
+def ingress(args: dict[str, Any]) -> serve.Application:
+    """What clients reach; it finds the workers by name."""
+    plan = read_config(Plan, args)
+    models, limits = opened(plan.models), plan.limits
     at_once, token = plan.at_once, plan.token  # as they are here, not where the ingress runs
-    ingress = serve.deployment(
+    deployed = serve.deployment(
         name="Ingress",
         max_ongoing_requests=4 * limits.waiting,
         graceful_shutdown_timeout_s=limits.seconds,
         ray_actor_options={"num_cpus": 0},
-    )(serve.ingress(lambda: _ingress(models, limits, at_once, token))(_Ingress))
-    return ingress.bind(workers.bind(models, plan.threads))
+    )(serve.ingress(lambda: _app(models, limits, at_once, token))(_Ingress))
+    return deployed.bind()
+
+
+def _app(models: Sequence[Served], limits: Limits, at_once: int, token: str | None) -> FastAPI:
+    handle = serve.get_deployment_handle(WORKERS, OF_WORKERS)
+    return build_app(RayEngine(handle, limits.seconds), models, limits, at_once, token)
 
 
 class _Ingress:
-    """The application; it is given the workers so that they are deployed with it, and finds them by name."""
-
-    def __init__(self, workers: DeploymentHandle[Any]) -> None:
-        self.workers = workers
+    """The application and nothing else."""

@@ -14,9 +14,12 @@ from stmd_sdk.files import check_writable, written_whole
 
 from .limits import Limits
 
-__all__ = ["APPLICATION", "TOKEN", "WORKERS", "Plan", "limits_of", "write_plan"]
+__all__ = ["APPLICATIONS", "TOKEN", "WORKERS", "Plan", "limits_of", "write_plan"]
 
-APPLICATION, BUILDER, WORKERS = "stmd", "stmd_serving.deployment:application", "Workers"
+WORKERS = "Workers"
+APPLICATIONS = {"stmd-workers": "workers", "stmd": "ingress"}
+"""By name the functions of :mod:`.deployment` that build them, in the order in which they start. They are two, so that
+the ingress ends alone, while there are workers to answer what it is still answering."""
 TOKEN = "STMD_TOKEN"
 ADVICE = """\
 # Written by: stmd serve --write-config. On a cluster (ray start --head, then ray start --address=HEAD:6379 elsewhere):
@@ -100,19 +103,20 @@ def write_plan(plan: Plan, out: Path) -> None:
 
     check_writable(out)
     values: dict[str, Any] = {**asdict(plan), "models": list(plan.models)}
-    config = {
+    config: dict[str, Any] = {
         "proxy_location": "EveryNode",
         "http_options": {"host": plan.host, "port": plan.port},
         "applications": [
             {
-                "name": APPLICATION,
-                "route_prefix": "/",
-                "import_path": BUILDER,
+                "name": name,
+                "route_prefix": "/" if builder == "ingress" else None,
+                "import_path": f"stmd_serving.deployment:{builder}",
                 "args": values,
-                "deployments": [{"name": WORKERS, "num_replicas": plan.replicas}],
             }
+            for name, builder in APPLICATIONS.items()
         ],
     }
+    config["applications"][0]["deployments"] = [{"name": WORKERS, "num_replicas": plan.replicas}]
     with written_whole(out) as path:
         advice = ADVICE.format(name=out.name, token=TOKEN, replicas=plan.replicas)
         path.write_text(advice + yaml.safe_dump(config, sort_keys=False))

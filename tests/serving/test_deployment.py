@@ -1,6 +1,7 @@
 """The service as a user starts it: ``stmd serve`` in a process of its own, on loopback, on a free port."""
 
 import asyncio
+import importlib
 import io
 import json
 import os
@@ -90,7 +91,7 @@ def test_a_killed_replica_loses_no_request_and_changes_no_sample(server):
         answers = asyncio.create_task(asked(url, asks))
         await asyncio.sleep(0.5)
         replicas = [
-            one for one, name in below(process.pid).items() if name.startswith("ray::ServeReplica:stmd:Workers")
+            one for one, name in below(process.pid).items() if name.startswith("ray::ServeReplica:stmd-workers:Workers")
         ]
         assert len(replicas) == 2
         os.kill(replicas[0], signal.SIGKILL)
@@ -243,8 +244,6 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch):
 def test_a_config_file_is_what_ray_serve_reads_and_holds_no_token(tmp_path, monkeypatch):
     from ray.serve.schema import ServeDeploySchema
 
-    from stmd_serving.deployment import application
-
     monkeypatch.setenv("STMD_TOKEN", "secret")
     out = tmp_path / "serve.yaml"
     arguments = ["serve", "digits", "mnist", "--host", "0.0.0.0", "--replicas", "3", "--limit", "draws=9"]
@@ -253,9 +252,12 @@ def test_a_config_file_is_what_ray_serve_reads_and_holds_no_token(tmp_path, monk
     assert "secret" not in out.read_text()
     config = ServeDeploySchema.model_validate(yaml.safe_load(out.read_text()))
     assert (config.http_options.host, config.http_options.port) == ("0.0.0.0", 8000)
-    (one,) = config.applications
-    assert one.import_path == "stmd_serving.deployment:application"
-    assert application(json.loads(json.dumps(one.args))) is not None
+    assert [one.route_prefix for one in config.applications] == [None, "/"]
+    paths = [one.import_path.split(":") for one in config.applications]
+    builders = [getattr(importlib.import_module(module), name) for module, name in paths]
+    for build, one in zip(builders, config.applications, strict=True):
+        assert build(json.loads(json.dumps(one.args))) is not None
     monkeypatch.delenv("STMD_TOKEN")
-    with pytest.raises(InvalidArgumentError, match="without a token"):
-        application(one.args)
+    for build in builders:
+        with pytest.raises(InvalidArgumentError, match="without a token"):
+            build(config.applications[0].args)
