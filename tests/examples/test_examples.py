@@ -45,7 +45,7 @@ def test_draw_gives_the_sample_of_a_seed_alone_or_among_others(run):
     assert size(folder / "digits.png") == (16 * 56, 2 * 56)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_of_images_trains_a_model_that_draws_its_size(run):
     printed, folder = run("train_on_a_folder", "--steps", "4")
     low, high = map(float, re.search(r"between (\S+) and (\S+)", printed).groups())

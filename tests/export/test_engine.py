@@ -33,7 +33,7 @@ def build(onnx_file, out, cache, **options):
 
 @pytest.mark.parametrize(
     ("name", "precision", "kind"),
-    [("unet", "fp16", "HALF"), ("dit", "fp32", "FLOAT"), ("mlp", "bf16", "BF16")],
+    [pytest.param("unet", "fp16", "HALF", marks=pytest.mark.long), ("dit", "fp32", "FLOAT"), ("mlp", "bf16", "BF16")],
 )
 def test_an_engine_and_all_that_its_validity_depends_on(exported, tmp_path, cache, name, precision, kind):
     made = exported(name, precision=precision)
@@ -219,6 +219,7 @@ def test_a_machine_with_only_the_data_centre_flavour_builds_for_its_own_gpu():
         engine.check_architectures("tensorrt", object(), ("sm90",))
 
 
+@pytest.mark.long
 def test_another_models_pair_under_this_ones_key_is_built_again(exported, tmp_path):
     made, other, cache = exported("mlp"), exported("mlp", whole=(4, 2)), tmp_path / "cache"
     build(made.onnx, tmp_path / "a", cache)

@@ -135,6 +135,7 @@ def test_a_model_that_knows_one_point_and_reduced_precision_are_refused(checkpoi
         export_onnx(model.path, tmp_path, whole=WholeRestoration(), precision="fp16", batch=BATCH)
 
 
+@pytest.mark.long
 def test_the_command_writes_it_for_one_class(checkpoint, tmp_path, quick_trace):
     path = checkpoint(make_spec("mlp"), "plain")
     options = ["--ckpt", path, "--restore", "mask", "--levels", LEVELS, "--sigma", 0.05, "--onnx", "--out", tmp_path]

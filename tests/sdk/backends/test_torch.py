@@ -20,6 +20,7 @@ def model(tmp_path, spec):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not any(map(shutil.which, backend.COMPILERS)), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_equals_eager():
