@@ -72,7 +72,7 @@ def test_steering_finds_the_exact_evidence(run):
     assert (folder / "steered.png").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_certificate_tells_a_bootstrap_from_the_exact_posterior(run):
     printed, _ = run("certify_any_sampler", "--pairs", "1000")
     few, _, exact = map(int, re.findall(r"(\d+) of \d+ tests tell", printed))
@@ -80,7 +80,7 @@ def test_the_certificate_tells_a_bootstrap_from_the_exact_posterior(run):
     assert exact == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_exported_sampler_runs_without_pytorch(run):
     printed, folder = run("export_and_run", "--rows", "1")
     assert "PyTorch imported: False" in printed

@@ -178,7 +178,7 @@ def test_a_resumed_state_goes_on_bit_for_bit(tmp_path, interrupted_at, learned_w
         assert torch.equal(second.ema[name], average)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_resumes_to_the_uninterrupted_result(tmp_path):
     settings = (*TINY, "steps=40", "sample_every=1000")
     recipe, data = load_recipe("mixture2d-calibrated", settings), load_data("mixture2d")

@@ -83,6 +83,7 @@ def test_an_instrument_that_misses_a_control_gives_no_verdict(exact):
         _ = blind.passed
 
 
+@pytest.mark.long
 def test_the_page_is_one_picture(exact, tmp_path):
     write_page(exact, clouds(MixturePosterior(PROBLEM, SCHEDULE), PROBLEM, SCHEDULE), tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as page:
@@ -90,6 +91,7 @@ def test_the_page_is_one_picture(exact, tmp_path):
         assert len(page.convert("L").getcolors()) > 50  # not an empty sheet
 
 
+@pytest.mark.long
 def test_the_clouds_of_the_exact_posterior_have_the_oracles_moments():
     problem = mixture("mixture8")
     shown = clouds(MixturePosterior(problem, SCHEDULE), problem, SCHEDULE, t=0.3)
