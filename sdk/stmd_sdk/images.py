@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from .checks import check_integer
 from .errors import InvalidArgumentError
 
-__all__ = ["grid", "to_images"]
+__all__ = ["grid", "png_bytes", "to_images"]
 
 
 def to_images(x: Any) -> NDArray[np.uint8]:
@@ -44,6 +45,13 @@ def grid(x: Any, *, columns: int | None = None, scale: int | None = None) -> Ima
     pixels = pixels.reshape(rows * height, columns * width, channels)
     picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """What a .png file of the picture holds."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _array(x: Any) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stmd_sdk.cli.options import OPERATORS as OF_FILES
 from stmd_sdk.cli.restoring import LEAST_SIGMA, measured_shape
 from stmd_sdk.data.pictures import mask_of, picture_as
 from stmd_sdk.errors import InvalidArgumentError
@@ -20,7 +21,7 @@ from .limits import Limits
 
 __all__ = ["OPERATORS", "measurement_of", "operator_of"]
 
-OPERATORS = "mask, sr2, sr4, bicubic2, bicubic4, deblur[:DEVIATION], motion[:LENGTH[:ANGLE]], gray"
+OPERATORS = OF_FILES.replace("mask:FILE", "mask")  # whose picture is sent along
 
 
 def operator_of(text: str, shape: tuple[int, ...], mask: NDArray[np.float32] | None) -> tuple[LinearOperator, float]:

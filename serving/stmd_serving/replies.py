@@ -14,7 +14,7 @@ from fastapi import Response
 from numpy.typing import NDArray
 
 from stmd_sdk.cli.restoring import picture
-from stmd_sdk.images import grid
+from stmd_sdk.images import grid, png_bytes
 from stmd_sdk.inference.summary import posterior_summary
 
 from .asked import Drawn, Picture, SampleFormat
@@ -82,7 +82,7 @@ def sample_reply(drawn: DrawnSamples, form: SampleFormat) -> Response:
     headers = _headers({name: value for name, value in facts.items() if name != "labels"})  # may be thousands
     match form:
         case "png":
-            return Response(_png(grid(drawn.x)), headers=headers, media_type=PNG)
+            return Response(png_bytes(grid(drawn.x)), headers=headers, media_type=PNG)
         case "npz":
             return Response(_npz(x=drawn.x), headers=headers, media_type=NPZ)
         case "json":
@@ -97,7 +97,7 @@ def restoration_reply(served: Served, name: str, work: Restoration, found: Resto
     facts = {"restoration": name, "model": served.name, "digest": served.digest, "seed": work.seed}
     facts |= {"draws": work.draws, "levels": work.levels, "operator": work.operator, "sigma": f"{work.sigma:g}"}
     if form == "png":
-        body, kind = _png(picture(torch.from_numpy(work.y), draws, summary)), PNG
+        body, kind = png_bytes(picture(torch.from_numpy(work.y), draws, summary)), PNG
     else:
         mean, deviation = summary.mean.numpy(), summary.deviation.numpy()
         body, kind = _npz(draws=found.draws, mean=mean, deviation=deviation, y=work.y), NPZ
@@ -110,12 +110,6 @@ def _headers(facts: dict[str, Any]) -> dict[str, str]:
         f"X-STMD-{name.replace('_', '-').title()}": str(value).encode("ascii", "backslashreplace").decode()
         for name, value in facts.items()
     }
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    return buffer.getvalue()
 
 
 def _npz(**arrays: NDArray[np.float32]) -> bytes:

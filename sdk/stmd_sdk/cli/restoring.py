@@ -20,7 +20,7 @@ from ..diffusion.noise import Noise
 from ..diffusion.philox import fresh_seed
 from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
-from ..images import grid
+from ..images import grid, png_bytes
 from ..inference.summary import PosteriorSummary, posterior_summary
 from ..operators import GaussianNoise, LinearOperator, Mask, Measurement, check_measurement, latent_mask
 from ..operators.named import named_operator
@@ -171,10 +171,10 @@ class Results:
     ) -> Results:
         """Restore a measurement."""
         x, cost = restorer.draw(operator, y, sigma, progress=progress)
-        shown, kept = io.BytesIO(), io.BytesIO()
-        picture(y, x, posterior_summary(x)).save(shown, "png")
+        kept = io.BytesIO()
+        shown = png_bytes(picture(y, x, posterior_summary(x)))
         np.savez(kept, x=x.cpu().numpy(), y=y.cpu().numpy())
-        return cls(shown.getvalue(), kept.getvalue(), cost)
+        return cls(shown, kept.getvalue(), cost)
 
     def write(self, out: Path, save_draws: Path | None) -> None:
         """The picture last, which says that all is there."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..diffusion.network import Network
 from ..errors import InvalidArgumentError
 from ..files import brief, read_bytes
 from ..hub import check_repository
-from ..images import grid
+from ..images import grid, png_bytes
 from ..models.checkpoint import save_model
 from ..models.spec import ModelSpec
 from .description import describe_spec
@@ -67,7 +66,7 @@ def publish_model(
     if drawable:
         n = POINTS if shape == (2,) else SHOWN
         labels = None if spec.classes is None else [i % spec.classes.count for i in range(n)]
-        files[PICTURE] = _png(draw(n, labels=labels, seed=0))
+        files[PICTURE] = png_bytes(grid(draw(n, labels=labels, seed=0)))
     if certificate is not None:
         files[CERTIFICATE] = Path(certificate)
     files[CARD] = model_card(name, spec, found, picture=drawable).encode()
@@ -156,9 +155,3 @@ def _plain(text: str) -> str:
     """A model's own strings, without what would break a line or a table or be a tag of HTML."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return line.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _png(samples: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    grid(samples).save(buffer, "PNG")
-    return buffer.getvalue()

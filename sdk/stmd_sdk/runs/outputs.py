@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..errors import InvalidArgumentError, OutputError
 from ..files import check_writable, is_folder, written_whole
-from ..images import to_images
+from ..images import png_bytes, to_images
 from ..locks import hidden_beside
 
 __all__ = ["AbstractOutput", "FolderOutput", "NpzOutput", "TarOutput", "open_output"]
@@ -209,9 +209,7 @@ def _encoded(x: Array) -> Iterator[tuple[str, bytes]]:
     """(suffix, bytes) of each sample."""
     if x.ndim == 4 and x.shape[1] in (1, 3):
         for image in to_images(x):
-            buffer = io.BytesIO()
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "png")
-            yield ".png", buffer.getvalue()
+            yield ".png", png_bytes(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image))
         return
     for sample in x:
         buffer = io.BytesIO()
