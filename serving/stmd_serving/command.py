@@ -64,10 +64,13 @@ def _serve(applications: dict[str, Any], plan: Plan, stop: threading.Event) -> N
 
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
-        *others, front = applications
-        for name in others:
-            serve.run(applications[name], name=name, route_prefix=None)
-        serve.run(applications[front], name=front)
+        *_, front = applications
+        serve.run_many(
+            [
+                serve.RunTarget(target, name=name, route_prefix="/" if name == front else None)
+                for name, target in applications.items()
+            ]
+        )
         say(f"{', '.join(plan.models)} at http://{plan.host}:{plan.port}, pages at /docs; Ctrl-C ends it")
         stop.wait()
     finally:
