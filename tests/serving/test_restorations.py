@@ -138,7 +138,7 @@ def _sixteen_bits():
         (b"", "image: "),
         (_bomb(), "image: has 10000×10000 pixels, more than 4194304"),
         (png(SHADES, "CMYK", "jpeg"), "8-bit grey or RGB image, is of mode CMYK"),
-        (_sixteen_bits(), "8-bit grey or RGB image, is of mode I;16"),
+        (_sixteen_bits(), "8-bit grey or RGB image, is of mode I"),
         (png([[7]]), "has 1×1 pixels, 8×8 are needed"),
         (png(SHADES, "RGBA")[:-30], "image: cannot be read"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>", "cannot be read as an"),
