@@ -185,8 +185,8 @@ def digits(options: argparse.Namespace) -> list[dict[str, object]]:
     """Restored digits, and digits steered to other proportions."""
     count, steps = (DIRECTIONS, [20]) if options.quick else (options.digits, options.dps_steps)
     sampler, model = opened(options.model, options.glass), f"{options.model}{', GLASS' if options.glass else ''}"
-    seed = options.seed
-    rows = restoration(options.data, sampler, model, count, options.methods, steps, options.zeta, seed, options.sigma)
+    seed, chosen = options.seed, range(options.first, options.first + count)
+    rows = restoration(options.data, sampler, model, chosen, options.methods, steps, options.zeta, seed, options.sigma)
     if "steer".startswith(tuple(options.methods)):
         rows.append(class_tilt(sampler, model, 256 if options.quick else 2048, 8, seed))
     return rows
@@ -213,6 +213,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so, as gibbs or steer")
     parser.add_argument("--digits", type=int, default=16, help=f"held-out digits, {DIRECTIONS} or more")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--dps-steps", type=int, nargs="*", default=[100], help="DPS's numbers of steps")
     parser.add_argument("--zeta", type=float, default=1.0, help="DPS's step length")
     parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise on digits")

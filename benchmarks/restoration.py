@@ -27,7 +27,16 @@ from stmd_sdk.diffusion.posterior import PointPosterior, Posterior
 from stmd_sdk.diffusion.schedule import expand
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
-from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool, box_mask
+from stmd_sdk.operators import (
+    Blur,
+    GaussianNoise,
+    LinearOperator,
+    Mask,
+    Measurement,
+    average_pool,
+    box_mask,
+    random_mask,
+)
 
 DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
 FIRST = 100.0  # the first level of the peers
@@ -59,12 +68,14 @@ Method = Callable[[Sampler, Problem, int], Restored]
 
 
 def problems(x: Tensor, sigma: float, seed: int) -> list[Problem]:
-    """A hidden box, means of 4 x 4 pixels, a motion blur; all with noise."""
+    """A hidden box, four pixels of five hidden, means of 4 x 4 pixels, two blurs; all with noise."""
     shape, noise = tuple(x.shape[1:]), Noise.of(seed, len(x)).fold(7)
     operators: dict[str, LinearOperator] = {
         "box of 12 x 12 hidden": Mask(box_mask(shape, 12)),
+        "80 % of the pixels hidden": Mask(random_mask(shape, 0.2, seed)),
         "super-resolution x4": average_pool(shape, 4),
         "motion blur of 9 pixels": Blur.motion(9, 30.0),
+        "Gaussian blur, deviation 1.5": Blur.gaussian(1.5),
     }
     model, found = GaussianNoise(sigma), list[Problem]()
     for name, operator in operators.items():
@@ -237,14 +248,14 @@ def opened(model: str, glass: bool) -> Sampler:
 
 
 def restoration(
-    data: Path, sampler: Sampler, model: str, digits: int, names: list[str], dps_steps: list[int], zeta: float,
+    data: Path, sampler: Sampler, model: str, digits: range, names: list[str], dps_steps: list[int], zeta: float,
     seed: int, sigma: float,
 ) -> list[Row]:  # fmt: skip
-    """All methods whose name begins with one of ``names``, on all problems."""
+    """All methods whose name begins with one of ``names``, on all problems of these rows of the test set."""
     held_out = load_data(data, split="test")
     if not isinstance(held_out, ArrayData) or held_out.shape != sampler.spec.shape:
         raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
-    x = held_out[torch.arange(digits)]
+    x = held_out[torch.tensor(digits)]
     methods: dict[str, Method] = {f"condition, N = {n}": conditioned_draws(n) for n in (10, 20)}
     methods |= {f"gibbs, {n} levels": gibbs_draws(n) for n in (20, 40)}
     methods |= {f"gibbs, resampled, {n} particles": resampled_draws(n) for n in (64, 256)}
@@ -255,8 +266,8 @@ def restoration(
     rows = list[Row]()
     for problem in problems(x, sigma, seed):
         for name, method in methods.items():
-            row: Row = {"problem": problem.name, "posterior": model, "method": name, "seed": seed, "digits": digits,
-                        "draws": DRAWS, "sigma": sigma}  # fmt: skip
+            row: Row = {"problem": problem.name, "posterior": model, "method": name, "seed": seed,
+                        "first": digits.start, "digits": len(digits), "draws": DRAWS, "sigma": sigma}  # fmt: skip
             begun = time.process_time()
             try:
                 restored = method(sampler, problem, seed)
