@@ -205,7 +205,8 @@ def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     times = spec.objective.times_at(r, tau, t, spec.schedule)
     if spec.classes is None:
         return x, times
-    return x, with_labels(times, labelled(noise, spec).labels, spec.classes.count)
+    w = 1 + (spec.classes.guided - 1) * (row % 5) / 4
+    return x, with_labels(times, labelled(noise, spec).labels, spec.classes, w)
 
 
 def _real_inputs(spec: ModelSpec, eager: Network) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,13 @@ from stmd_sdk import DataError, InvalidArgumentError, Noise, Sampler, TrainingEr
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
-from stmd_sdk.diffusion.classes import UNLABELLED
+from stmd_sdk.diffusion.classes import UNLABELLED, Classes
 from stmd_sdk.errors import DataWarning
 from stmd_sdk.models.tensors import read_metadata, read_tensors, write_tensors
 from stmd_training.batches import batches_of
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
+from stmd_training.taught import Guided, Taught, guidance_of, guided_rows
 from stmd_training.tilt import tilted_recipe
 
 PLAIN = (
@@ -29,6 +30,7 @@ OBJECTIVES = {
     "stmd, the error of x0": ("target=residual", "energy_score.weight=1", "error_of=x0"),
     "meanflow": ("objective=meanflow",),
     "ddpm": ("objective=ddpm",),
+    "stmd, guidance inside": ("target=residual", "energy_score.weight=1", "guided=3"),
 }
 
 
@@ -93,6 +95,24 @@ def test_who_asks_for_a_class_gets_it_and_who_asks_for_none_gets_all(tmp_path):
     assert int(counts.min()) > 50
 
 
+@pytest.mark.long
+def test_guidance_inside_moves_away_from_other_classes_in_one_evaluation(tmp_path):
+    rarely = "checkpoint_every=300", "log_every=300"
+    settings = "steps=300", "batch_size=128", "unlabelled_share=0.2", "ema=0.98", *rarely
+    recipe = recipe_of(*OBJECTIVES["stmd, guidance inside"], *settings)
+    overlapping = replace(three_spots(), array=three_spots().array + Noise.of(9, 600).normal(2))
+    sampler = Sampler.from_pretrained(TrainingRun(recipe, overlapping, tmp_path)(progress=False), device="cpu")
+    calls = []
+    seen = sampler.network.module.register_forward_hook(lambda module, inputs, found: calls.append(len(found)))
+
+    def mean(w):
+        return float(sampler.sample(2000, labels="right", guidance=w, inference_steps=1, seed=0)[:, 0].mean())
+
+    assert mean(3.0) > mean(1.0) + 0.25
+    assert sum(calls) == 4000
+    seen.remove()
+
+
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path):
     recipe = recipe_of(*OBJECTIVES["stmd"])
     whole = TrainingRun(recipe, three_spots(), tmp_path / "whole")(progress=False)
@@ -106,8 +126,31 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_pa
         )
 
 
-def test_pieces_of_a_batch_have_the_labels_of_their_rows(tmp_path):
-    recipe = recipe_of(*OBJECTIVES["stmd"], "steps=3", "learned_weights=false")
+def test_guided_rows_learn_the_velocity_that_two_evaluations_would_combine():
+    v, z, x_t = (Noise.of(seed, 8).normal(2) for seed in (1, 2, 3))
+    t, tau, r = torch.linspace(0.1, 0.8, 8), torch.linspace(0.2, 0.9, 8), torch.zeros(8)
+    labels = torch.tensor([0, 1, 2, 0, UNLABELLED, 1, 2, 0])
+    rows = guided_rows(8, moving=6)
+    assert rows == slice(3, 7)  # three of six, and one of the two others
+    w = guidance_of(Classes(3, guided=3.0), Noise.of(5, 8).labelled(labels), rows)
+    assert w[[0, 1, 2, 4, 7]].tolist() == [1.0] * 5
+    assert bool(((w[[3, 5, 6]] > 1) & (w[[3, 5, 6]] < 3)).all())
+
+    def unlabelled(z, r, tau, x_t, t):
+        assert torch.equal(r, tau)
+        return 2 * z - x_t + t[:, None]
+
+    found = Taught(guided=Guided(rows, w[rows], unlabelled))(v, z, r, tau, x_t, t)
+    expected = w[:, None] * v + (1 - w[:, None]) * (2 * z - x_t + t[:, None])
+    torch.testing.assert_close(found, expected)
+    taught = Taught(lambda z, r, tau, x_t, t: -z, Guided(rows, w[rows], unlabelled))(v, z, r, tau, x_t, t)
+    torch.testing.assert_close(taught, expected - w[:, None] * (v + z))
+    assert guidance_of(Classes(3), Noise.of(5, 8).labelled(labels), rows) is None
+
+
+@pytest.mark.parametrize("objective", ["stmd", "stmd, guidance inside"])
+def test_pieces_of_a_batch_have_the_labels_of_their_rows(tmp_path, objective):
+    recipe = recipe_of(*OBJECTIVES[objective], "steps=3", "learned_weights=false")
     one, two = (
         TrainingRun(replace(recipe, microbatches=pieces), three_spots(), tmp_path / str(pieces))(progress=False)
         for pieces in (1, 4)

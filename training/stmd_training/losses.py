@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, final, runtime_checkable
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from stmd_sdk.diffusion.classes import Classes
 from stmd_sdk.diffusion.denoiser import Denoiser, EpsilonDenoiser
 from stmd_sdk.diffusion.glass import GlassVelocity
-from stmd_sdk.diffusion.labelled import given_labels
+from stmd_sdk.diffusion.labelled import Guidance, given_labels
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.posterior import FlowPosterior
@@ -29,6 +29,7 @@ from stmd_sdk.errors import InvalidArgumentError
 from .forward_mode import value_and_derivative
 from .learned_weights import LossWeights
 from .scores import EnergyScore
+from .taught import Guided, Taught, guidance_of, guided_rows
 from .times import TimeSampler
 
 __all__ = ["DDPMLoss", "Derivative", "ErrorOf", "FlowLoss", "Loss", "MeanFlowLoss", "STMDLoss"]
@@ -76,12 +77,6 @@ def _velocity_and_derivative(
     return u(z, tau), derivative
 
 
-def _taught(exact: Velocity, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """The exact velocity, in float32 and without a graph."""
-    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-        return exact(z, r, tau, x_t, t)
-
-
 @final
 @dataclass(frozen=True)
 class FlowLoss:
@@ -114,15 +109,15 @@ class FlowLoss:
         x_t: Float[Tensor, "b *d"],
         t: Float[Tensor, " b"],
         unit: Float[Tensor, " b"] | None = None,
-        exact: Velocity | None = None,
+        taught: Taught | None = None,
     ) -> Float[Tensor, " b"]:
         """Losses of the flow from ``epsilon`` (τ = 1) to ``y`` (τ = 0) given (x_t, t), at intervals ``times`` drew.
 
-        ``velocity`` is that of some of the rows. ``exact`` is E[v | z_τ, x_t] where it is known: it takes v's place,
-        the losses' minimiser stays, and the variance of v is in none of them.
+        ``velocity`` is that of some of the rows. Where there is something ``taught`` it takes v's place; that of a
+        teacher leaves the losses' minimiser as it is, and the variance of v out of them.
         """
         z = (1 - expand(tau, y)) * y + expand(tau, y) * epsilon
-        v = epsilon - y if exact is None else _taught(exact, z, r, tau, x_t, t)
+        v = epsilon - y if taught is None else taught(epsilon - y, z, r, tau, x_t, t)
         k = self.times.moving_rows(len(y))
         moving, still = slice(0, k), slice(k, None)
         u, target = [], v.clone()
@@ -151,8 +146,9 @@ class STMDLoss:
     that of x_0, c_out times y's, which does not blow up small t and τ where the network outputs x_0 and p = 0. With a
     ``bound`` the energy score is that of draws clamped to [-bound, bound], so that values at the ends of the data's
     range, a picture's black, are drawn exactly. With learned ``weights`` both losses are weighed by their size at their
-    times. With ``classes`` the network is given the labels of the key's rows. ``teacher`` gives the denoiser of a key's
-    rows where one is known, whose exact velocity the flow loss then learns.
+    times. With ``classes`` the network is given the labels of the key's rows; the flow loss learns the guidance that it
+    has inside, the energy score is of draws without. ``teacher`` gives the denoiser of a key's rows where one is known,
+    whose exact velocity the flow loss then learns.
     """
 
     schedule: Schedule
@@ -173,9 +169,9 @@ class STMDLoss:
         x_t = self.schedule.marginal(x_0, t, noise.fold(1).normal(*x_0.shape[1:]))
         return t, x_t, self.target.encode(x_0, x_t, t, noise.fold(5))
 
-    def posterior(self, network: Network, noise: Noise) -> FlowPosterior:
+    def posterior(self, network: Network, noise: Noise, guidance: Guidance = 1.0) -> FlowPosterior:
         """The one-step posterior that is trained, of the classes of the key's rows."""
-        velocity = NetworkVelocity(given_labels(self.classes, network, noise), self.target, self.output)
+        velocity = NetworkVelocity(given_labels(self.classes, network, noise, guidance), self.target, self.output)
         return FlowPosterior(velocity, self.target, bound=self.bound)
 
     def score(
@@ -198,6 +194,14 @@ class STMDLoss:
             case _:
                 raise AssertionError("errors of x_0 need a target whose x_0 has one y, as the recipe has it")
 
+    def _taught(self, network: Network, noise: Noise, rows: slice, w: Tensor | None) -> Taught | None:
+        """What takes the place of v, of a teacher or of guidance."""
+        if self.teacher is None and w is None:
+            return None
+        exact = None if self.teacher is None else self._exact(self.teacher(noise))
+        unlabelled = self.posterior(network, replace(noise, labels=None)).velocity
+        return Taught(exact, None if w is None else Guided(rows, w[rows], unlabelled))
+
     def _exact(self, denoiser: Denoiser) -> GlassVelocity:
         match self.target:
             case AbstractAffineTarget() as target:
@@ -210,13 +214,14 @@ class STMDLoss:
         look = self.look(x_0, noise)
         t, x_t, y = look
         unit = None if self.error_of == "y" else self._unit(t)
-        tau, r = self.flow.times(noise.fold(3))
+        (tau, r), guided = self.flow.times(noise.fold(3)), guided_rows(len(y), self.flow.times.moving_rows(len(y)))
+        w = guidance_of(self.classes, noise.fold(6), guided)
 
         def velocity(rows: slice) -> Velocity:
-            return self.posterior(network, noise[rows]).velocity
+            return self.posterior(network, noise[rows], 1.0 if w is None else w[rows]).velocity
 
-        exact = None if self.teacher is None else self._exact(self.teacher(noise))
-        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, x_t, t, unit, exact)
+        taught = self._taught(network, noise, guided, w)
+        loss = self.flow(velocity, y, noise.fold(2).normal(*y.shape[1:]), tau, r, x_t, t, unit, taught)
         if self.weights is not None:
             loss = self.weights.flow(loss, tau, r, t)
         if self.energy_score.weight > 0:

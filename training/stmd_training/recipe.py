@@ -43,6 +43,7 @@ class Recipe:
     one clamps draws to the codec's range, in the energy score and in the model that is trained.
     ``classes`` is how many classes the network takes labels of, 0 for none; a row's is hidden from it with probability
     ``unlabelled_share``, so that it learns to draw without one. ``class_names`` are those of data that have none.
+    Where ``guided`` is above 1 the network takes a guidance w from 1 to that as an input, and learns to draw with it.
     ``learned_weights`` weighs both losses by their size at (τ, r, t), learned along the way.
     ``precision`` is that of the matrix products; weights, losses and their derivative along the path stay float32.
     ``microbatches`` is how many pieces each process takes its rows in: that many times less memory, the same gradients.
@@ -64,6 +65,7 @@ class Recipe:
     classes: int = 0
     class_names: tuple[str, ...] = ()
     unlabelled_share: float = 0.1
+    guided: float = 1.0
     steps: int = 150_000
     batch_size: int = 64
     microbatches: int = 1
@@ -81,8 +83,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self._check_numbers()
         _ = self.conditioning  # raises for classes that are none
-        if not self.classes and (self.class_names, self.unlabelled_share) != ((), Recipe.unlabelled_share):
-            raise InvalidArgumentError("class_names and unlabelled_share: need classes, as in classes = 10")
+        plain = (), Recipe.unlabelled_share, Recipe.guided
+        if not self.classes and (self.class_names, self.unlabelled_share, self.guided) != plain:
+            raise InvalidArgumentError("class_names, unlabelled_share and guided: need classes, as in classes = 10")
         target = self.objective.target if isinstance(self.objective, STMD) else "x0"
         if (target == "mixture") != (self.clusters > 0):
             raise InvalidArgumentError(
@@ -93,11 +96,11 @@ class Recipe:
         self.energy_score.check_shape(self.shape)
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
-        plain = 0.0, Recipe.t_power, Recipe.error_of, Recipe.learned_weights
-        ours = plain != (self.energy_score.weight, self.t_power, self.error_of, self.learned_weights)
+        plain = 0.0, Recipe.t_power, Recipe.error_of, Recipe.learned_weights, Recipe.guided
+        ours = plain != (self.energy_score.weight, self.t_power, self.error_of, self.learned_weights, self.guided)
         if not isinstance(self.objective, STMD) and ours:
             raise InvalidArgumentError(
-                "energy_score, t_power, error_of and learned_weights: only objective 'stmd' has them, "
+                "energy_score, t_power, error_of, learned_weights and guided: only objective 'stmd' has them, "
                 f"not {self.objective.kind!r}"
             )
 
@@ -126,7 +129,8 @@ class Recipe:
     @property
     def conditioning(self) -> Classes | None:
         """The classes of the network, if it has any."""
-        return Classes(self.classes, self.class_names, self.unlabelled_share > 0) if self.classes else None
+        null = self.unlabelled_share > 0
+        return Classes(self.classes, self.class_names, null, self.guided) if self.classes else None
 
     def pauses_at(self, step: int) -> bool:
         """Whether something is logged, drawn or saved after ``step``."""

@@ -5,6 +5,7 @@ A label belongs to the key of its sample; :mod:`.labelled` says how it gets from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast, final
@@ -31,19 +32,30 @@ class Classes:
     """The classes 0 to ``count`` - 1 of a conditional network, which have all ``names`` or none.
 
     With ``null`` it was trained on unlabelled rows too: without a label it draws from all classes, as they are mixed in
-    its data. They are rows of a class of their own, number ``count``.
+    its data. They are rows of a class of their own, number ``count``. Where ``guided`` is above 1 the network has
+    guidance inside: it takes a w from 1 to ``guided`` too, and was trained to draw as classifier-free guidance would.
     """
 
     count: int
     names: tuple[str, ...] = field(default=(), compare=False)  # what they are called changes no network
     null: bool = True
+    guided: float = 1.0
 
     def __post_init__(self) -> None:
         check_integer("classes", self.count, 1, MOST_CLASSES)
+        if not 1 <= self.guided < math.inf:
+            raise InvalidArgumentError(f"guided: the largest w must be finite and at least 1, got {self.guided}")
+        if self.guided > 1 and not self.null:
+            raise InvalidArgumentError("guided: needs unlabelled rows to guide away from: unlabelled_share above 0")
         if self.names and len(self.names) != self.count:
             raise InvalidArgumentError(f"class_names: {len(self.names)} names for {self.count} classes")
         if len(set(self.names)) != len(self.names) or not all(self.names):
             raise InvalidArgumentError("class_names: must differ from each other, and none be empty")
+
+    @property
+    def times(self) -> int:
+        """How many more columns the times of its network have: w where that is an input, and the label."""
+        return 1 + (self.guided > 1)
 
     def numbers(self, labels: Any, n: int) -> list[int]:
         """The labels of ``n`` samples, one for all or one each, by number or name, as numbers.

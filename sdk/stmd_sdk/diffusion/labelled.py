@@ -22,6 +22,7 @@ from .noise import AbstractNoise
 from .posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
 
 __all__ = [
+    "Guidance",
     "GuidedNetwork",
     "LabelledNetwork",
     "LabelledPosterior",
@@ -35,36 +36,58 @@ Labels = int | str | Sequence[int | str] | Int[Tensor, " n"] | None
 """What is asked for: one class for all samples or one each, by number or name; None is all classes together."""
 
 
-def given_labels(classes: Classes | None, network: Network, noise: AbstractNoise, guidance: float = 1.0) -> Network:
-    """The network given the labels of the key's rows, with ``guidance``; itself, where it knows no classes."""
+Guidance = float | Float[Tensor, " b"]
+"""w, of all rows or of each."""
+
+
+def given_labels(classes: Classes | None, network: Network, noise: AbstractNoise, guidance: Guidance = 1.0) -> Network:
+    """The network given the labels of the key's rows, with ``guidance``; itself, where it knows no classes.
+
+    Guidance that the network has inside costs nothing; any other a second evaluation.
+    """
     if classes is None:
         return network
     if noise.labels is None and not classes.null:
         raise InvalidArgumentError("the model was trained with labels alone: say which to draw, as in labels=0")
-    given = LabelledNetwork(network, noise.labels, classes.count)
-    return given if guidance == 1 or noise.labels is None else GuidedNetwork(given, guidance)
+    if noise.labels is None:
+        return LabelledNetwork(network, None, classes)
+    if isinstance(guidance, Tensor) or 1 <= guidance <= classes.guided:
+        return LabelledNetwork(network, noise.labels, classes, guidance)
+    return GuidedNetwork(LabelledNetwork(network, noise.labels, classes), guidance)
 
 
-def with_labels(times: Float[Tensor, "b k"], labels: Int[Tensor, " b"] | None, null: int) -> Float[Tensor, "b k1"]:
-    """Times and labels as a conditional network takes them: the label, or ``null``, as one more column."""
-    column = torch.full_like(times[:, :1], null)
+def with_labels(
+    times: Float[Tensor, "b k"], labels: Int[Tensor, " b"] | None, classes: Classes, guidance: Guidance = 1.0
+) -> Float[Tensor, "b k1"]:
+    """Times as a conditional network takes them: with w, as its share of the range, where that is inside; the label.
+
+    Rows without a label, -1, have the null class, and nothing to be guided to.
+    """
+    columns, column = [times], torch.full_like(times[:, :1], classes.count)
+    share = torch.zeros_like(column)
     if labels is not None:
-        column = torch.where(labels[:, None] < 0, column, labels[:, None])
-    return torch.cat([times, column], dim=1)
+        labelled = labels[:, None] >= 0
+        column = torch.where(labelled, labels[:, None], column)
+        w = guidance[:, None] if isinstance(guidance, Tensor) else torch.full_like(share, guidance)
+        share = torch.where(labelled, (w - 1) / (classes.guided - 1), share) if classes.guided > 1 else share
+    if classes.guided > 1:
+        columns.append(share)
+    return torch.cat([*columns, column], dim=1)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class LabelledNetwork:
-    """A network that takes labels as the last column of its times, given those of its rows; ``null`` is no label."""
+    """A network that takes labels as the last column of its times, given those of its rows, and w inside its range."""
 
     network: Network
     labels: Int[Tensor, " b"] | None
-    null: int
+    classes: Classes
+    guidance: Guidance = 1.0
 
     def __call__(self, x: Float[Tensor, "b c_in *d"], times: Float[Tensor, "b k"], /) -> Float[Tensor, "b c *d"]:
         """Evaluate the network on the times and the labels."""
-        return self.network(x, with_labels(times, self.labels, self.null))
+        return self.network(x, with_labels(times, self.labels, self.classes, self.guidance))
 
 
 @final
@@ -84,7 +107,7 @@ class GuidedNetwork:
         labels = self.given.labels
         assert labels is not None  # or there would be nothing to guide to
         both = torch.cat([labels, torch.full_like(labels, UNLABELLED)])
-        twice = LabelledNetwork(self.given.network, both, self.given.null)
+        twice = LabelledNetwork(self.given.network, both, self.given.classes)
         found, rows = twice(torch.cat([x, x]), torch.cat([times, times])), x.shape[0]  # len() would freeze an export's
         return found[rows:] + self.guidance * (found[:rows] - found[rows:])
 

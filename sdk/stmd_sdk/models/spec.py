@@ -75,8 +75,8 @@ class ModelSpec:
 
     @property
     def times(self) -> int:
-        """How many times the network takes, (τ, τ - r, t), (τ, τ - r) or (t), and one more for the label if any."""
-        return self.objective.times + (self.classes is not None)
+        """How many times the network takes, (τ, τ - r, t), (τ, τ - r) or (t), with w and label where it has them."""
+        return self.objective.times + (0 if self.classes is None else self.classes.times)
 
     @property
     def in_channels(self) -> int:
@@ -105,7 +105,7 @@ class ModelSpec:
             self.network,
             in_channels=self.in_channels,
             out_channels=self.shape[0],
-            times=self.objective.times,
+            times=self.times - (self.classes is not None),
             size=self.shape[1:],
             classes=0 if self.classes is None else self.classes.count,
         )
@@ -133,10 +133,12 @@ class ModelSpec:
         return self.objective.denoiser(given_labels(self.classes, network, key, guidance), self.measured)
 
     def to_json(self) -> str:
-        """The spec as JSON; of a model without classes, as it was before there were any."""
+        """The spec as JSON; of a model without classes or guidance inside, as it was before there were any."""
         values = asdict(self)
         if self.classes is None:
             del values["classes"]
+        elif self.classes.guided == 1:
+            del values["classes"]["guided"]
         return json.dumps(values, sort_keys=True)
 
     @classmethod

@@ -77,7 +77,7 @@ def test_each_row_hears_its_own_label_through_posterior_and_chunks(kind, monkeyp
 
 def test_the_label_is_the_last_column_of_the_times():
     seen = []
-    given = LabelledNetwork(lambda x, times: seen.append(times) or x, torch.tensor([4, UNLABELLED]), 10)
+    given = LabelledNetwork(lambda x, times: seen.append(times) or x, torch.tensor([4, UNLABELLED]), Classes(10))
     given(torch.zeros(2, 1), torch.tensor([[0.5, 0.25], [1.0, 0.0]]))
     assert seen[0].tolist() == [[0.5, 0.25, 4.0], [1.0, 0.0, 10.0]]
 
