@@ -120,8 +120,8 @@ class Sampler:
 
         ``labels`` are the classes to draw, of a model that has some: one for all, or one each (that of sample
         ``first + i`` is labels[i]), by number or name; None draws from all together. With ``guidance`` w other than 1
-        each evaluation is two, without + w (with - without) the labels: above 1 a class's samples are more like each
-        other than the data's, and no longer draws of the model's law.
+        each evaluation is two, without + w (with - without) the labels, but of a model that has it inside: above 1 a
+        class's samples are more like each other than the data's, and no longer draws of the model's law.
         """
         m = self.spec.flow_steps(mean_flow_steps)
         times = self.spec.grid(inference_steps, m)
