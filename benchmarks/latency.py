@@ -4,12 +4,14 @@
     python benchmarks/latency.py --quick               # the bundled mnist at batches 1 and 16, under a minute
     python benchmarks/latency.py --full --models unet-mnist unet-cifar10 --batches 1 64
     python benchmarks/latency.py --plot latency.png --quality quality.json
+    python benchmarks/latency.py --publish             # README's table, its JSON and picture: ten minutes, free core
 
 ``--quick`` leaves out batch 64, the whole sampler, DPM-Solver++, and the 20 to 1000 steps that diffusers' users take.
 Runs on a GPU where there is one, else on the CPU, and says so first. A model is a bundled name or a network preset
 with random weights. All contenders of one setting take turns, so that a drifting clock hits them alike, and each
 round has noise of its own. With one thread on a CPU the figures are processor time, which other work on the machine
-does not lengthen, else wall time; the JSON has both. A quality JSON is what ``benchmarks/quality.py`` writes.
+does not lengthen, else wall time; the JSON has both, and the processor seconds of a thousand samples, of all threads
+together. Options after ``--publish`` change its run. A quality JSON is what ``benchmarks/quality.py`` writes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from dataclasses import asdict
 from itertools import product
@@ -41,7 +45,13 @@ from stmd_sdk.files import written_whole
 from stmd_sdk.models.checkpoint import load_model
 
 Row = dict[str, Any]
-COLUMNS = "model batch N M contender NFE median_ms p95 p99 first_ms build_s MB us/NFE us/sample overhead floor spread"
+COLUMNS = "model batch N M contender NFE median_ms p95 p99 first_ms build_s MB us/NFE core_s/1000 overhead floor spread"
+ROOT = Path(__file__).parents[1]
+PUBLISHED = (
+    "--models unet-mnist --device cpu --threads 1 --batches 1 16 64 --steps 4 --budget 60 --rounds 15 --backends eager "
+    "onnx openvino whole whole-openvino ddim ddim-openvino ddpm --out"
+)
+START, END = "<!-- --8<-- [start:latency] -->\n", "<!-- --8<-- [end:latency] -->"
 ONCE = 1000  # evaluations from which one call is enough: the average is in it
 
 
@@ -85,6 +95,7 @@ def timed_rows(
                 "rounds": len(rounds),
                 "seconds": spent,
                 "wall_seconds": summary([wall for wall, _ in rounds]),
+                "core_seconds_per_thousand": core_seconds(rounds, setting.batch, machine),
                 "first_call_seconds": first_call,
                 "build_seconds": each.build,
                 "peak_bytes": None if once else peak_memory(each.call, machine.device),
@@ -94,6 +105,11 @@ def timed_rows(
             }
         )
     return rows
+
+
+def core_seconds(rounds: list[tuple[float, float]], batch: int, machine: Machine) -> float | None:
+    """Processor seconds of a thousand samples, of all threads together; on a GPU they say nothing."""
+    return None if machine.device.type == "cuda" else summary([cpu for _, cpu in rounds])["median"] * 1000 / batch
 
 
 def overhead(chosen: dict[str, list[float]], each: Contender) -> float | None:
@@ -118,7 +134,7 @@ def table(rows: list[Row]) -> str:
                 f"{row['build_seconds']:.1f}",
                 "-" if memory is None else f"{memory / 1e6:.1f}",
                 f"{spent['median'] / row['evaluations'] * 1e6:.0f}",
-                f"{spent['median'] / row['batch'] * 1e6:.0f}",
+                "-" if row["core_seconds_per_thousand"] is None else f"{row['core_seconds_per_thousand']:.3g}",
                 "-" if row["overhead"] is None else f"{row['overhead']:+.1%}",
                 f"{row['of_floor']:.0%}",
                 f"{spent['spread']:.0%}",
@@ -129,21 +145,36 @@ def table(rows: list[Row]) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """The README's table: median milliseconds a batch, and how often that fits into DDIM's at equal evaluations."""
+    """The README's table: median milliseconds a batch, and how often that fits into DDIM's at equal evaluations.
+
+    On CPUs the last column is the processor time of a thousand samples in the largest batch that was measured.
+    """
     batches = sorted({row["batch"] for row in rows})
     cells = {(row["contender"], row["evaluations"], row["batch"]): row["seconds"]["median"] for row in rows}
     nfe = rows[0]["evaluations"]
     equal = {batch: cells.get((f"diffusers ddim, {nfe} steps", nfe, batch)) for batch in batches}
-    lines = ["| contender | evaluations | " + " | ".join(f"batch {batch}" for batch in batches) + " |"]
-    lines.append("|---" * (2 + len(batches)) + "|")
+    cost = {(row["contender"], row["evaluations"]): row.get("core_seconds_per_thousand") for row in rows}
+    costs = any(cost.values())
+    heads = [*(f"batch {batch}" for batch in batches), *["core-seconds a thousand"] * costs]
+    lines = ["| contender | evaluations | " + " | ".join(heads) + " |", "|---" * (2 + len(heads)) + "|"]
     for contender, evaluations in dict.fromkeys((row["contender"], row["evaluations"]) for row in rows):
         texts: list[str] = []
         for batch in batches:
             spent, peer = cells.get((contender, evaluations, batch)), equal[batch]
             ratio = f", {peer / spent:.3g}×" if spent and peer else ""
             texts.append(f"{spent * 1e3:.4g} ms{ratio}" if spent else "not measured")
+        if costs:
+            texts.append(f"{cost[contender, evaluations]:.3g}")
         lines.append(f"| {contender} | {evaluations} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
+
+
+def publish(rows: list[Row], readme: Path) -> None:
+    """Put the table in its place in the README."""
+    before, _, rest = readme.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    with written_whole(readme) as whole:
+        whole.write_text(f"{before}{START}{markdown(rows)}\n{end}{after}")
 
 
 def distances(facts: Row) -> dict[tuple[str, int], list[float]]:
@@ -213,7 +244,11 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("latency.json"))
     parser.add_argument("--plot", type=Path, default=None)
+    parser.add_argument("--publish", action="store_true", help="README's run, its JSON and picture in docs/")
     parser.add_argument("--quality", type=Path, default=None, help="a JSON of quality.py, for the plot")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--publish" in arguments:
+        arguments = [*PUBLISHED.split(), str(ROOT / "docs" / "latency-cpu.json"), *arguments]
     options = parser.parse_args(arguments)
     cuda = options.device != "cpu"
     options.models = options.models or (["mnist"] if options.quick else ["unet-mnist", *["unet-cifar10"] * cuda])
@@ -254,6 +289,9 @@ def main() -> None:
     quality = json.loads(options.quality.read_text()) if options.quality else None
     if options.plot:
         plot(rows, quality, options.plot)
+    if options.publish:
+        publish(rows, ROOT / "README.md")
+        subprocess.run([sys.executable, str(ROOT / "docs" / "pictures.py"), "latency"], check=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-PACKAGES = "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy"
+PACKAGES = "torch", "diffusers", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy"
 
 Call = Callable[[], object]
 

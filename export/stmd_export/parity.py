@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from stmd_sdk.diffusion.classes import UNLABELLED
@@ -16,7 +15,7 @@ from stmd_sdk.diffusion.labelled import with_labels
 from stmd_sdk.diffusion.loop import reverse_sde, time_grid
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.noise import Noise
-from stmd_sdk.evaluation.distances import distance_blocks
+from stmd_sdk.evaluation.distances import two_sample_p_value
 from stmd_sdk.models.artefact import Artefact, Precision
 from stmd_sdk.models.spec import ModelSpec
 from stmd_sdk.runs.run import Run
@@ -35,7 +34,6 @@ __all__ = [
     "network_parity",
     "sampler_parity",
     "samples_case",
-    "two_sample_p_value",
 ]
 
 SEED = 20260507
@@ -178,20 +176,6 @@ def labelled(noise: Noise, spec: ModelSpec, artefact: Artefact | None = None) ->
         return noise.labelled(torch.full_like(noise.indices, artefact.label))
     labels = torch.arange(len(noise)) % (spec.classes.count + spec.classes.null)
     return noise.labelled(torch.where(labels < spec.classes.count, labels, UNLABELLED))
-
-
-def two_sample_p_value(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], noise: Noise) -> float:
-    """The p-value of equal distributions: the energy distance, permuted once for each key of ``noise``."""
-    n = len(x)
-    pooled = torch.cat([x, y]).flatten(1)
-    pooled = pooled - pooled.mean(dim=0)
-    distances = torch.cat([block for _, block in distance_blocks(pooled, pooled)]).double()
-    # 2 E‖X-Y‖ - E‖X-X'‖ - E‖Y-Y'‖ = -wᵀ D w with w = 1/n on one side and -1/m on the other.
-    observed = torch.cat([torch.full((n,), 1 / n), torch.full((len(y),), -1 / len(y))]).double()
-    order = noise.uniform(len(pooled)).argsort(dim=1)
-    weights = torch.cat([observed[None], observed[order]])
-    statistic = -((weights @ distances) * weights).sum(dim=1)
-    return float((statistic[1:] >= statistic[0]).double().sum() + 1) / len(weights)
 
 
 def _random_inputs(spec: ModelSpec) -> tuple[Tensor, Tensor]:

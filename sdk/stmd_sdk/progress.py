@@ -40,13 +40,20 @@ def bar_columns(*shown: str) -> tuple[ProgressColumn, ...]:
 def progress_bar(what: str, total: int, unit: str, show: bool) -> Generator[Callable[[], None], None, None]:
     """A bar over ``total`` units; the value is a function that advances it by one."""
     told, done = _TOLD.get(), count(1)
-    with Progress(*bar_columns(unit), disable=not show, transient=True) as bar:
+
+    def tell() -> None:
+        if told is not None:
+            told(next(done), total)
+
+    if not show:  # a bar that is made takes longer than a step of a small model, shown or not
+        yield tell
+        return
+    with Progress(*bar_columns(unit), transient=True) as bar:
         task = bar.add_task(what, total=total)
 
         def advance() -> None:
             bar.advance(task)
-            if told is not None:
-                told(next(done), total)
+            tell()
 
         yield advance
 

@@ -89,6 +89,28 @@ def test_a_run_with_nothing_left_says_so(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_thousand_samples_cost_the_processor_time_of_all_threads():
+    rounds = [(0.5, 0.8), (0.4, 0.6), (9.0, 0.7)]  # wall and processor seconds of a batch of 4
+    assert latency.core_seconds(rounds, 4, measuring.Machine(CPU, 1, 1, 0)) == pytest.approx(175)
+    assert latency.core_seconds(rounds, 4, measuring.Machine(torch.device("cuda"), 1, 1, 0)) is None
+
+
+def test_the_published_table_takes_the_place_of_the_last_one(tmp_path):
+    stored, readme = json.loads((ROOT / "docs" / "latency-cpu.json").read_text()), tmp_path / "README.md"
+    readme.write_text((ROOT / "README.md").read_text())
+    latency.publish(stored["rows"], readme)
+    assert readme.read_text() == (ROOT / "README.md").read_text()
+    latency.publish(stored["rows"][:1], readme)
+    assert latency.markdown(stored["rows"][:1]) in readme.read_text()
+    assert readme.read_text().count("| contender |") == (ROOT / "README.md").read_text().count("| contender |")
+
+
+def test_options_after_publish_change_its_run():
+    options = latency.parsed(["--publish", "--rounds", "3", "--out", "x.json"])
+    assert (options.rounds, options.threads, str(options.out)) == (3, 1, "x.json")
+    assert {"openvino", "ddim-openvino"} <= set(options.backends)
+
+
 def test_a_small_run_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     arguments = "--models digits --batches 2 --steps 1 --rounds 3 --threads 1 --device cpu --backends eager loop ddim"
     outputs = ["--out", str(tmp_path / "x.json"), "--plot", str(tmp_path / "x.png")]

@@ -9,7 +9,6 @@ import torch
 
 from stmd_export import ExportError, ParityError, Whole, export_onnx, graph, onnx_export
 from stmd_export.onnx_export import report_path
-from stmd_export.parity import two_sample_p_value
 from stmd_sdk import Noise, Sampler
 from stmd_sdk.backends.tensorrt import BatchProfile
 from stmd_sdk.errors import CheckpointError, InvalidArgumentError, OutputError
@@ -220,16 +219,6 @@ def test_an_operator_without_a_translation_is_named(exported):
 def test_only_checkpoints_are_exported(exported, tmp_path):
     with pytest.raises(CheckpointError, match=r"only \.safetensors"):
         export_onnx(exported("mlp").onnx, tmp_path)
-
-
-def test_the_two_sample_test_keeps_its_level_and_has_power():
-    noise = Noise.of(0, 200)
-    draws = [noise.fold(i).normal(3) for i in range(40)]
-    p_values = [two_sample_p_value(x, y, Noise.of(1, 199)) for x, y in zip(draws[::2], draws[1::2], strict=True)]
-    # 20 uniform p-values: P(more than 5 below 0.1) < 0.012, and their mean lies in 0.5 ± 0.21 with P > 0.999.
-    assert sum(p < 0.1 for p in p_values) <= 5
-    assert 0.29 < sum(p_values) / 20 < 0.71
-    assert two_sample_p_value(draws[0], draws[1] + 0.5, Noise.of(1, 999)) < 0.01
 
 
 def test_a_batch_profile_of_one_size_is_checked_at_that_size(exported, tmp_path, quick_trace):

@@ -42,8 +42,13 @@ def certify(
     against: Annotated[
         str | None,
         typer.Option(
-            help="own-denoiser: compare with draws by the flow of the model's own denoiser, without a verdict."
+            help="own-denoiser: compare with draws by the flow of the model's own denoiser, without a verdict; or the "
+            "float32 model that an exported file of reduced precision was made of."
         ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="bfloat16 or float16: what the network computes in, beside the same model in float32."),
     ] = None,
     sigma: Annotated[float, typer.Option(help="With --posterior, the noise of y.")] = SIGMA,
     resample: Annotated[bool, typer.Option("--resample", help="With --posterior, resampled draws.")] = False,
@@ -51,26 +56,33 @@ def certify(
 ) -> None:
     """Test a model's draws of p(x_0 | x_t), print a verdict, and exit with 1 if it fails.
 
-    With --posterior, its draws of p(x | y), y measured of its own samples x: each must be like x given y.
+    With --posterior, its draws of p(x | y), y measured of its own samples x: each must be like x given y. With --dtype,
+    or --against FILE, what a reduced precision does: PASS if 4096 samples are not told from float32's and no figure
+    leaves its tolerance that is within it in float32.
 
     [dim]stmd certify mixture2d[/dim]
     [dim]stmd certify mnist --data MNIST_DIR[/dim]
     [dim]stmd certify digits --posterior sr2[/dim]
     [dim]stmd certify mnist --against own-denoiser[/dim]
+    [dim]stmd certify mnist --dtype bfloat16 --data MNIST_DIR[/dim]
     """
     with exit_on_error():
         # After --help has been answered.
         from ..evaluation.certify import certify_model  # noqa: PLC0415
         from ..evaluation.own_denoiser import certify_own_denoiser  # noqa: PLC0415
         from ..evaluation.posterior_report import certify_posterior  # noqa: PLC0415
+        from ..evaluation.reduced import certify_precision  # noqa: PLC0415
 
         shared: dict[str, Any] = {"pairs": pairs, "mean_flow_steps": mean_flow_steps, "seed": seed}
         shared["progress"] = console.is_terminal
-        if against is not None:
-            if against != "own-denoiser" or posterior is not None or data is not None or labelled:
-                raise InvalidArgumentError(
-                    "--against takes own-denoiser alone, and goes without --data, --labelled and --posterior"
-                )
+        if dtype is not None or (against is not None and against != "own-denoiser"):
+            if posterior is not None or against == "own-denoiser":
+                raise InvalidArgumentError("--dtype goes without --posterior and --against own-denoiser")
+            out = Path(f"{named(model)}-{dtype or 'precision'}") if out is None else out
+            report = certify_precision(model, dtype, against=against, data=data, out=out, labelled=labelled, **shared)
+        elif against is not None:
+            if posterior is not None or data is not None or labelled:
+                raise InvalidArgumentError("--against own-denoiser goes without --data, --labelled and --posterior")
             out = Path(f"{named(model)}-own-denoiser") if out is None else out
             report = certify_own_denoiser(model, out=out, **shared)
         elif posterior is None:

@@ -51,11 +51,12 @@ def reverse_sde(
     Yields (s, x_s, x_0) after each step. At s = 0 the bridge is x_0 itself and takes no noise.
     """
     x_t = noise.fold(0).normal(*shape)
-    for k, (t, s) in enumerate(pairwise(times), start=1):
-        t_rows, s_rows = x_t.new_full((x_t.shape[0],), t), x_t.new_full((x_t.shape[0],), s)
-        x_0 = posterior(x_t, t_rows, noise.fold(2 * k - 1))
-        epsilon = noise.fold(2 * k).normal(*shape) if s > 0 else torch.zeros_like(x_t)
-        x_t = schedule.bridge(x_0, x_t, t_rows, s_rows, epsilon)
+    grid = torch.stack([x_t.new_full((), t) for t in times])  # not a copy from the host, which no graph could capture
+    toward_t, toward_0, spread = schedule.bridge_coefficients(grid[:-1], grid[1:])  # of all steps in one pass
+    for k, (t, s) in enumerate(pairwise(times)):
+        x_0 = posterior(x_t, x_t.new_full((x_t.shape[0],), t), noise.fold(2 * k + 1))
+        epsilon = noise.fold(2 * k + 2).normal(*shape) if s > 0 else torch.zeros_like(x_t)
+        x_t = toward_t[k] * x_t + toward_0[k] * x_0 + spread[k] * epsilon
         yield s, x_t, x_0
 
 

@@ -67,7 +67,7 @@ class GivenNoise(AbstractNoise):
 
     def fold(self, i: int) -> GivenNoise:
         """The key of slot ``i``."""
-        return replace(self, path=(*self.path, i))
+        return GivenNoise(self.given, (*self.path, i), self.labels, self.paths)
 
     def normal(self, *shape: int) -> Float[Tensor, "b *d"]:
         """The normals of this key, which are given: their shape is not asked for."""

@@ -40,11 +40,16 @@ class Schedule(Protocol):
 
     def alpha(self, t: Tensor) -> Tensor:
         """α_t of the marginal x_t | x_0 ~ N(α_t x_0, σ_t² I) (15)."""
-        return self.log_ratio(t, torch.zeros_like(t)).exp()
+        return self.alpha_and_variance(t)[0]
 
     def variance(self, t: Tensor) -> Tensor:
         """σ_t² = 1 - α_t² of the marginal (15)."""
-        return -torch.expm1(2 * self.log_ratio(t, torch.zeros_like(t)))
+        return self.alpha_and_variance(t)[1]
+
+    def alpha_and_variance(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_t, σ_t²) of the marginal (15)."""
+        log_alpha = self.log_ratio(t, torch.zeros_like(t))
+        return log_alpha.exp(), -torch.expm1(2 * log_alpha)
 
     def sigma(self, t: Tensor) -> Tensor:
         """σ_t of the marginal (15)."""
@@ -66,14 +71,18 @@ class Schedule(Protocol):
     ) -> Float[Tensor, "b *d"]:
         """A draw of the bridge q(x_s | x_0, x_t) (19), 0 <= s <= t, t > 0.
 
-        Exact at s = 0, where it is x_0, and at s = t, where it is x_t. With a = α_t/α_s and
-        v = σ_t² - a² σ_s² = 1 - a²:
+        Exact at s = 0, where it is x_0, and at s = t, where it is x_t.
+        """
+        toward_t, toward_0, spread = self.bridge_coefficients(t, s)
+        return expand(toward_t, x_t) * x_t + expand(toward_0, x_0) * x_0 + expand(spread, x_0) * epsilon
+
+    def bridge_coefficients(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What x_t, x_0 and ε are multiplied by in a draw of the bridge (19).
+
+        With a = α_t/α_s and v = σ_t² - a² σ_s² = 1 - a²:
         x_s = (a σ_s² x_t + α_s v x_0) / σ_t² + √(σ_s² v / σ_t²) ε.
         """
-        log_a = self.log_ratio(t, s)
-        v = -torch.expm1(2 * log_a)
-        variance_s, variance_t = self.variance(s), self.variance(t)
-        toward_t = log_a.exp() * (variance_s / variance_t)
-        toward_0 = self.alpha(s) * (v / variance_t)
-        spread = (variance_s * (v / variance_t)).sqrt()
-        return expand(toward_t, x_t) * x_t + expand(toward_0, x_0) * x_0 + expand(spread, x_0) * epsilon
+        log_a, variance_t = self.log_ratio(t, s), self.variance(t)
+        alpha_s, variance_s = self.alpha_and_variance(s)
+        share = -torch.expm1(2 * log_a) / variance_t
+        return log_a.exp() * (variance_s / variance_t), alpha_s * share, (variance_s * share).sqrt()

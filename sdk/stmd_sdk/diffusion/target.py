@@ -89,6 +89,6 @@ class ResidualTarget(AbstractAffineTarget):
 
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """(c_skip, c_out) of the Gaussian posterior."""
-        alpha, variance = self.schedule.alpha(t), self.schedule.variance(t)
+        alpha, variance = self.schedule.alpha_and_variance(t)
         total = alpha**2 * self.sigma_data**2 + variance
         return alpha * self.sigma_data**2 / total, self.sigma_data * (variance / total).sqrt()

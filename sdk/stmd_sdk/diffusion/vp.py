@@ -44,8 +44,8 @@ class VPSchedule(Schedule):
 
     def log_ratio(self, t: Tensor, s: Tensor) -> Tensor:
         """log(α_t / α_s) = -½ ∫_s^t β, without the cancellation of a difference of logarithms."""
-        slope = self.beta_max - self.beta_min
-        return -0.25 * slope * (t - s) * (t + s) - 0.5 * self.beta_min * (t - s)
+        slope, gap = self.beta_max - self.beta_min, t - s
+        return -0.25 * slope * gap * (t + s) - 0.5 * self.beta_min * gap
 
     def time(self, ratio: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """The time at which σ_t / α_t = ``ratio``; 1 where it never gets so large.

@@ -12,7 +12,15 @@ from torch import Tensor
 from ..diffusion.noise import Noise
 from ..errors import InvalidArgumentError
 
-__all__ = ["centred", "distance_blocks", "energy_distance", "frechet_distance", "mmd", "sliced_w2"]
+__all__ = [
+    "centred",
+    "distance_blocks",
+    "energy_distance",
+    "frechet_distance",
+    "mmd",
+    "sliced_w2",
+    "two_sample_p_value",
+]
 
 BLOCK = 512  # rows a side: a block of float32 distances stays in the cache
 BANDWIDTH_POINTS = 2000
@@ -40,6 +48,19 @@ def distance_blocks(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Iterato
     rows = max(1, BLOCK * BLOCK // len(y))
     for start in range(0, len(x), rows):
         yield slice(start, start + rows), torch.cdist(x[start : start + rows], y)
+
+
+def two_sample_p_value(x: Float[Tensor, "n *d"], y: Float[Tensor, "m *d"], noise: Noise) -> float:
+    """The p-value of equal distributions: the energy distance, permuted once for each key of ``noise``."""
+    pooled = torch.cat([x, y]).flatten(1)
+    pooled = pooled - pooled.mean(dim=0)
+    # 2 E‖X-Y‖ - E‖X-X'‖ - E‖Y-Y'‖ = -wᵀ D w with w = 1/n on one side and -1/m on the other.
+    observed = torch.cat([torch.full((len(x),), 1 / len(x)), torch.full((len(y),), -1 / len(y))])
+    weights = torch.cat([observed[None], observed[noise.uniform(len(pooled)).argsort(dim=1)]])
+    statistic = torch.zeros(len(weights), dtype=torch.float64)
+    for some, of in zip(pooled.split(BLOCK), weights.split(BLOCK, dim=1), strict=True):
+        statistic -= (of @ torch.cdist(some, pooled) * weights).sum(dim=1, dtype=torch.float64)
+    return float((statistic[1:] >= statistic[0]).double().sum() + 1) / len(weights)
 
 
 def _pair_sum(x: Tensor, y: Tensor, kernel: Callable[[Tensor], Tensor]) -> float:

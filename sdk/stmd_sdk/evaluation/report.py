@@ -20,7 +20,7 @@ from ..files import check_writable, written_whole
 from .between_seeds import Variety
 from .finding import LEVEL, Certificate, Finding
 
-__all__ = ["Report", "report_files"]
+__all__ = ["Report", "finding_facts", "report_files"]
 
 
 def report_files(out: Path, *suffixes: str) -> list[Path]:
@@ -103,7 +103,7 @@ class Report:
             "seed": certificate.seed,
             "level": LEVEL,
             "seconds": round(certificate.seconds, 2),
-            "findings": [_facts(finding) for finding in certificate.findings],
+            "findings": [finding_facts(finding) for finding in certificate.findings],
             "rejected": [f"{finding.measure} at t = {finding.t:g}" for finding in certificate.rejected()],
             "curves": [
                 {"t": t, "coverage": coverage, "ranks": certificate.curves("ranks")[t]}
@@ -122,7 +122,8 @@ class Report:
         }
 
 
-def _facts(finding: Finding) -> dict[str, Any]:
+def finding_facts(finding: Finding) -> dict[str, Any]:
+    """A finding for a report's JSON."""
     return {
         "measure": finding.measure,
         "t": finding.t,
@@ -141,8 +142,8 @@ def _control_facts(control: Certificate) -> dict[str, Any]:
         "rejected": bool(control.rejected()),
         "within_tolerance": all(finding.within for finding in control.findings),
         "pairs": control.pairs,
-        "strongest": _facts(control.tests[0]),
-        "findings": [_facts(finding) for finding in control.findings],
+        "strongest": finding_facts(control.tests[0]),
+        "findings": [finding_facts(finding) for finding in control.findings],
     }
 
 

@@ -199,7 +199,7 @@ def test_a_gpu_draws_the_same_numbers():
 def test_the_normals_of_several_keys_in_one_pass_are_those_of_each(monkeypatch, shape):
     noise = Noise.of(2**64 - 3, 5, first=7).labelled(torch.arange(5))
     expected = [noise.fold(i).normal(*shape) for i in range(6)]
-    for once in (1, 64, 2**19):  # a key a pass, some, all
+    for once in (1, 64, 2**19):  # a row a pass, some, all of all keys
         monkeypatch.setattr(host_philox, "ONCE", once)
         given = noise.ahead(6, *shape)
         assert all(torch.equal(given.fold(i).normal(*shape), expected[i]) for i in range(6))

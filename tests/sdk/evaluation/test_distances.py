@@ -12,6 +12,7 @@ from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import distances as module
 from stmd_sdk.evaluation import energy_distance, frechet_distance, mmd, neighbourhood, sliced_w2
+from stmd_sdk.evaluation.distances import two_sample_p_value
 
 
 def two_samples(n, m, d):
@@ -141,3 +142,13 @@ def test_bad_samples_are_named(as_users_call):
         frechet_distance(x[:2], x)
     with pytest.raises(InvalidArgumentError, match="at least 6 points"):
         neighbourhood(x, x)
+
+
+def test_the_two_sample_test_keeps_its_level_and_has_power():
+    noise = Noise.of(0, 200)
+    draws = [noise.fold(i).normal(3) for i in range(40)]
+    p_values = [two_sample_p_value(x, y, Noise.of(1, 199)) for x, y in zip(draws[::2], draws[1::2], strict=True)]
+    # 20 uniform p-values: P(more than 5 below 0.1) < 0.012, and their mean lies in 0.5 ± 0.21 with P > 0.999.
+    assert sum(p < 0.1 for p in p_values) <= 5
+    assert 0.29 < sum(p_values) / 20 < 0.71
+    assert two_sample_p_value(draws[0], draws[1] + 0.5, Noise.of(1, 999)) < 0.01
