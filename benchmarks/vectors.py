@@ -1,6 +1,6 @@
 """What the network adds to local Gaussians on vectors that are no mixture: held-out certificates with and without it.
 
-    python benchmarks/vectors.py --splits 3          four sets, some 15 minutes of one core
+    python benchmarks/vectors.py                     four sets, some 10 minutes of one core
 
 The sets come with scikit-learn: ten measurements of diabetes patients, thirty of cell nuclei, digits in 16 principal
 components, and 4x4 pieces of a photograph. Of each split a third is held out. The number of Gaussians is the power of
@@ -46,11 +46,11 @@ def vectors(name: str) -> Float[Tensor, "n d"]:
     """The set, in its own units."""
     match name:
         case "diabetes":
-            x = datasets.load_diabetes(scaled=False).data
+            x, _ = datasets.load_diabetes(return_X_y=True, scaled=False)
         case "cell nuclei":
-            x = datasets.load_breast_cancer().data
+            x, _ = datasets.load_breast_cancer(return_X_y=True)
         case "digits, 16 components":
-            x = PCA(16, random_state=0).fit_transform(datasets.load_digits().data)
+            x = PCA(16, random_state=0).fit_transform(datasets.load_digits(return_X_y=True)[0])
         case "4x4 of a photograph":
             grey = datasets.load_sample_image("china.jpg").mean(axis=2)[:424, :640]
             x = grey.reshape(106, 4, 160, 4).swapaxes(1, 2).reshape(-1, 16)
@@ -101,8 +101,8 @@ def figures(recipe: str, x: Tensor, held_out: Tensor, clusters: int, seed: int, 
 def main() -> None:
     """Print the table as it comes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--splits", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1000, help="of the network's training")
+    parser.add_argument("--splits", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=500, help="of the network's training")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     options, console = parser.parse_args(), Console(width=200)
     torch.set_num_threads(1)

@@ -35,6 +35,10 @@ def certify(
     labelled: Annotated[
         bool, typer.Option("--labelled", help="Of a model with classes: given the labels of the held-out data.")
     ] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Of held-out images: the classifier in whose features to look too. Default: a bundled one."),
+    ] = None,
     posterior: Annotated[
         str | None,
         typer.Option(help=f"Test the draws of gibbs given y instead: {OPERATORS}, or projections[:COUNT] of vectors."),
@@ -67,9 +71,9 @@ def certify(
         shared: dict[str, Any] = {"pairs": pairs, "mean_flow_steps": mean_flow_steps, "seed": seed}
         shared["progress"] = console.is_terminal
         if against is not None:
-            if against != "own-denoiser" or posterior is not None or data is not None or labelled:
+            if against != "own-denoiser" or posterior is not None or data is not None or labelled or features:
                 raise InvalidArgumentError(
-                    "--against takes own-denoiser alone, and goes without --data, --labelled and --posterior"
+                    "--against takes own-denoiser alone: leave out --data, --labelled, --features and --posterior"
                 )
             out = Path(f"{named(model)}-own-denoiser") if out is None else out
             report = certify_own_denoiser(model, out=out, **shared)
@@ -77,11 +81,11 @@ def certify(
             if resample or sigma != SIGMA:
                 raise InvalidArgumentError("--sigma and --resample are of --posterior OPERATOR")
             out = Path(f"{named(model)}-certificate") if out is None else out
-            report = certify_model(model, data, out=out, labelled=labelled, **shared)
+            report = certify_model(model, data, out=out, labelled=labelled, features=features, **shared)
         else:
-            if data is not None or labelled:
+            if data is not None or labelled or features:
                 raise InvalidArgumentError(
-                    "--posterior takes x of the model's own law: leave out --data and --labelled"
+                    "--posterior takes x of the model's own law: leave out --data, --labelled and --features"
                 )
             out = Path(f"{named(model)}-posterior") if out is None else out
             report = certify_posterior(model, posterior, out=out, sigma=sigma, resample=resample, **shared)
