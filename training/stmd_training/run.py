@@ -81,6 +81,8 @@ class TrainingRun:
                 f"{self.data.name} has samples of shape {list(self.data.shape)}, "
                 f"recipe {self.recipe.name!r} is for {list(self.recipe.shape)}"
             )
+        if self.recipe.steps == 0 and self.base is not None:
+            raise TrainingError(f"recipe {self.recipe.name!r} has no network, to which weights could be given")
         _check_codec(self.recipe.codec, self.data)
         if self.recipe.classes:
             check_labels(self.recipe, self.data)
@@ -120,6 +122,8 @@ class TrainingRun:
     def _train(self, progress: bool, say: Callable[[str], None]) -> Path:
         spec = self.spec
         if self.recipe.steps == 0:
+            if self.state_path.exists():
+                raise TrainingError(f"{self.folder} holds a run with a network: give another --out, or --restart")
             if self.processes.main:
                 self._save_model(spec, 0, {}, 0.0)
             return self.model_path
