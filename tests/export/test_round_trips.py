@@ -12,7 +12,7 @@ from stmd_sdk.codecs.codec import PixelCodec, VectorCodec
 from stmd_sdk.evaluation import mixture
 from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.models.objective import STMD
-from stmd_sdk.networks import PRESETS, MLPConfig
+from stmd_sdk.networks import PRESETS, MLPConfig, NoNetworkConfig
 from stmd_sdk.runs.exported import ExportedRun
 
 BATCH = BatchProfile(1, 2, 3)
@@ -29,7 +29,8 @@ def test_the_blocks_of_the_cifar10_network(checkpoint, difference, tmp_path):
 
 
 @pytest.mark.long
-def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
+@pytest.mark.parametrize("network", [MLPConfig(width=16, depth=1), NoNetworkConfig()], ids=["mlp", "none"])
+def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path, network):
     law = mixture("mixture2d")
     gaussians = LocalGaussians.of(law.weights, law.means, law.covariances)
     path = checkpoint(
@@ -37,7 +38,7 @@ def test_local_gaussians_are_part_of_the_whole_sampler(checkpoint, tmp_path):
             "local",
             STMD("mixture", "correction"),
             (2,),
-            MLPConfig(width=16, depth=1),
+            network,
             VectorCodec(),
             local_gaussians=gaussians,
         )

@@ -9,7 +9,7 @@ import torch
 
 from stmd_sdk.data.labels import load_labels
 from stmd_sdk.data.load import load_data
-from stmd_sdk.errors import DataError
+from stmd_sdk.errors import DataError, InvalidArgumentError
 from stmd_sdk.evaluation.features import load_classifier
 from stmd_training.classifier import train_classifier
 
@@ -89,5 +89,8 @@ def test_labels_are_those_of_the_files_and_their_absence_is_named(tmp_path, fold
         load_labels(tmp_path / "bare.npz")
     with pytest.raises(DataError, match="has no labels"):
         load_labels("mixture2d")
+    np.savez(tmp_path / "odd.npz", images=IMAGES[:, :, :7], labels=LABELS)
+    with pytest.raises(InvalidArgumentError, match="sides divisible by 4, got 12x7"):
+        train_classifier(load_data(tmp_path / "odd.npz"), torch.from_numpy(LABELS).long())
     with pytest.raises(DataError, match="300 images and 2 labels"):
         train_classifier(load_data(folder), torch.tensor([0, 1]))

@@ -3,15 +3,16 @@
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from stmd_sdk import Noise, VPSchedule
+from stmd_sdk import Noise, Sampler, VPSchedule
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.data.load import load_data
 from stmd_sdk.errors import InvalidArgumentError, MissingExtraError
-from stmd_sdk.evaluation import kernel_certificate, mixture
+from stmd_sdk.evaluation import certify_model, kernel_certificate, mixture
 from stmd_sdk.mixtures.local import LocalGaussians, MixtureTarget
 from stmd_sdk.models.checkpoint import load_model
 from stmd_training import fitting
@@ -124,10 +125,45 @@ def test_a_run_from_a_trained_base_keeps_the_bases_gaussians():
     assert (spec.local_gaussians, spec.sigma_data) == (own, 0.5)
 
 
-def test_the_smoke_of_a_recipe_with_local_gaussians(tmp_path):
+def test_the_smoke_of_a_recipe_with_local_gaussians(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "SAMPLES", 5000)
     recipe, data = smoke_test(load_recipe("mixture3-local"), tmp_path)
     spec, _ = load_model(TrainingRun(recipe, data, tmp_path / "run")(progress=False))
     assert (spec.objective.target, spec.local_gaussians.clusters) == ("mixture", 64)
+
+
+def test_a_model_without_a_network_draws_the_fits_own_posterior(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "SAMPLES", 50_000)
+    law = mixture("mixture2d")
+    recipe = load_recipe("local-gaussians", ("data=mixture2d", "shape=[2]", "clusters=64"))
+    sampler = Sampler.from_pretrained(TrainingRun(recipe, law, tmp_path)(progress=False))
+    x_t, t = law.sample(Noise.of(1, 500)), torch.full((500,), 0.4)
+    drawn, target = Noise.of(2, 500), MixtureTarget(SCHEDULE, sampler.spec.local_gaussians)
+    # Whatever M, the flow from noise to noise is the identity.
+    for m in (1, 2, 5):
+        own = sampler.spec.build_posterior(sampler.network, m)(x_t, t, drawn)
+        assert (own - target.decode(drawn.normal(2), x_t, t)).abs().max() < 1e-4
+    held_out = tmp_path / "held-out.npz"
+    np.savez(held_out, x=law.sample(Noise.of(3, 2048)).numpy())
+    model = tmp_path / "model.safetensors"
+    assert certify_model(model, str(held_out), out=tmp_path / "report", pairs=2048).passed
+    with pytest.raises(InvalidArgumentError, match="target 'mixture'"):
+        _ = sampler.denoiser
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("local-gaussians", ("steps=10",)),
+        ("mixture2d-local", ("steps=0",)),
+        ("mixture2d-local", ("network=none",)),
+        ("mixture2d", ("network=none", "steps=0")),
+        ("local-gaussians", ("classes=3",)),
+    ],
+)
+def test_no_network_is_for_no_steps_of_a_fitted_mixture(name, settings):
+    with pytest.raises(InvalidArgumentError, match="network: 'none' is for steps = 0"):
+        load_recipe(name, settings)
 
 
 def test_data_that_the_gaussians_fit_leave_nothing_to_correct():

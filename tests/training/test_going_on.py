@@ -67,6 +67,43 @@ def test_states_from_before_data_were_remembered_go_on(tmp_path):
     assert read_spec(half).training["steps"] == 8
 
 
+@pytest.mark.parametrize("changed", ["weight=0.5", "exponent=0.7", "draws=3"])
+def test_a_run_does_not_go_on_with_another_score(tmp_path, changed):
+    data = vectors(tmp_path / "a.npz")
+    trained(data, tmp_path / "run", "steps=4")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.safetensors")}
+    key, value = changed.split("=")
+    with pytest.raises(TrainingError, match=rf"another recipe \(energy_score\.{key}: \S+ there, {value} here\)\. Give"):
+        trained(data, tmp_path / "run", f"energy_score.{changed}")
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_states_from_before_there_were_shares_of_fine_scales_go_on(tmp_path):
+    data = vectors(tmp_path / "a.npz")
+    path, _ = trained(data, tmp_path / "run", "steps=4")
+    tensors, metadata = read_tensors(tmp_path / "run" / "state.safetensors")
+    recipe = json.loads(metadata["recipe"])
+    recipe["energy_score"] = {key: recipe["energy_score"][key] for key in ("weight", "exponent", "draws")}
+    write_tensors(tmp_path / "run" / "state.safetensors", tensors, metadata | {"recipe": json.dumps(recipe)})
+    trained(data, tmp_path / "run")
+    assert read_spec(path).training["steps"] == 8
+
+
+def test_a_fit_does_not_replace_a_trained_model(tmp_path):
+    data = vectors(tmp_path / "a.npz")
+    path, _ = trained(data, tmp_path / "run", "steps=4")
+    before, recipe = path.read_bytes(), load_recipe("local-gaussians", ("shape=[2]", "clusters=2"))
+    with pytest.raises(TrainingError, match="holds a run with a network"):
+        TrainingRun(recipe, data, tmp_path / "run")(progress=False)
+    assert path.read_bytes() == before
+    assert TrainingRun(recipe, data, tmp_path / "run")(progress=False, restart=True) == path
+    assert read_spec(path).training["steps"] == 0
+    with pytest.raises(TrainingError, match="holds a model and no state"):
+        TrainingRun(recipe, data, tmp_path / "run")(progress=False)
+    with pytest.raises(TrainingError, match="has no network"):
+        TrainingRun(recipe, data, tmp_path / "next", base=load_base(str(path)))
+
+
 def test_samples_of_standardised_vectors_are_on_the_scale_of_the_data(tmp_path):
     data = vectors(tmp_path / "a.npz", n=4000)
     settings = ("steps=120", "learning_rate=4e-3", "checkpoint_every=120", "sample_every=120", "ema=0.9")

@@ -62,10 +62,35 @@ def test_differences_do_not_see_a_shift_and_one_patch_is_the_whole():
     torch.testing.assert_close(patch, whole, atol=1e-6, rtol=0)
 
 
+def test_images_of_one_pixel_have_no_differences():
+    for shape in ((1, 1, 2), (1, 2, 1)):
+        EnergyScore(differences=0.5).check_shape(shape)
+    with pytest.raises(InvalidArgumentError, match="have no neighbours"):
+        EnergyScore(differences=0.5).check_shape((3, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 7, 8), (2, 1, 9)])
+def test_sides_that_are_odd_are_scored_in_full(shape):
+    n, score = 50, EnergyScore(differences=0.4, patches=0.4, patch_sizes=(1,))
+    x_0 = Noise.of(0, n).normal(*shape)
+
+    def one_corner(x_t, t, key):
+        moved = x_t.clone()
+        moved[..., -1, -1] += 3.0
+        return moved
+
+    def right(x_t, t, key):
+        return x_t
+
+    of = {draw: score(draw, x_0, x_0, torch.ones(n), Noise.of(1, n)) for draw in (one_corner, right)}
+    assert (of[one_corner] > of[right] + 0.01).all()
+
+
 @pytest.mark.parametrize(
     ("recipe", "setting", "says"),
     [
         ("mixture2d-calibrated", "differences=0.5", "scores of images"),
+        ("mixture2d-calibrated", "patches=0.5", "scores of images"),
         ("digits-calibrated", "patches=0.5", "9 is more than images of shape"),
         ("mnist-calibrated", "patches=1.0", "leave some for the whole"),
         ("mnist-calibrated", "differences=-0.1", "leave some for the whole"),

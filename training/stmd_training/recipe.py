@@ -21,7 +21,7 @@ from stmd_sdk.files import brief, is_file, read_bytes
 from stmd_sdk.mixtures.local import LocalGaussians
 from stmd_sdk.models.objective import DDPM, STMD, MeanFlow, TrainedObjective, lifted
 from stmd_sdk.models.spec import Fact, ModelSpec
-from stmd_sdk.networks import PRESETS, NetworkConfig
+from stmd_sdk.networks import PRESETS, NetworkConfig, NoNetworkConfig
 
 from .learned_weights import LossWeights
 from .losses import DDPMLoss, ErrorOf, FlowLoss, Loss, MeanFlowLoss, STMDLoss
@@ -38,7 +38,8 @@ class Recipe:
     """A training run. Defaults are the paper's where it gives them.
 
     ``network`` is a preset's name or a table; ``data`` what ``load_data`` takes.
-    ``clusters`` is how many Gaussians are fitted to the data for target ``mixture``.
+    ``clusters`` is how many Gaussians are fitted to the data for target ``mixture``. With network ``none`` and no
+    ``steps`` the model is that fit.
     ``objective`` is the model's; TOML may spell its ``target``, ``output`` and ``bounded`` beside its name. A bounded
     one clamps draws to the codec's range, in the energy score and in the model that is trained.
     ``classes`` is how many classes the network takes labels of, 0 for none; a row's is hidden from it with probability
@@ -96,6 +97,11 @@ class Recipe:
         self.energy_score.check_shape(self.shape)
         if isinstance(self.network, str) and self.network not in PRESETS:
             raise InvalidArgumentError(f"network: no preset {self.network!r}; known are {', '.join(PRESETS)}")
+        none = isinstance(self.model_network, NoNetworkConfig)
+        if none != (self.steps == 0) or (none and (target != "mixture" or self.classes)):
+            raise InvalidArgumentError(
+                "network: 'none' is for steps = 0, target 'mixture' and no classes, and nothing else has no steps"
+            )
         plain = 0.0, Recipe.t_power, Recipe.error_of, Recipe.learned_weights, Recipe.guided
         ours = plain != (self.energy_score.weight, self.t_power, self.error_of, self.learned_weights, self.guided)
         if not isinstance(self.objective, STMD) and ours:
@@ -106,7 +112,6 @@ class Recipe:
 
     def _check_numbers(self) -> None:
         positive = (
-            "steps",
             "batch_size",
             "microbatches",
             "learning_rate",
@@ -119,7 +124,7 @@ class Recipe:
         for key in positive:
             if not 0 < getattr(self, key) < math.inf:
                 raise InvalidArgumentError(f"{key}: must be positive, got {getattr(self, key)}")
-        for key in ("warmup_steps", "seed"):
+        for key in ("steps", "warmup_steps", "seed"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise InvalidArgumentError(f"{key}: must be at least 0, got {getattr(self, key)}")
         for key in ("ema", "unlabelled_share"):
@@ -131,6 +136,11 @@ class Recipe:
         """The classes of the network, if it has any."""
         null = self.unlabelled_share > 0
         return Classes(self.classes, self.class_names, null, self.guided) if self.classes else None
+
+    @property
+    def model_network(self) -> NetworkConfig:
+        """The network, where a preset's name may stand for it."""
+        return PRESETS[self.network] if isinstance(self.network, str) else self.network
 
     def pauses_at(self, step: int) -> bool:
         """Whether something is logged, drawn or saved after ``step``."""
@@ -145,7 +155,7 @@ class Recipe:
             name=self.name,
             objective=self.objective,
             shape=self.shape,
-            network=PRESETS[self.network] if isinstance(self.network, str) else self.network,
+            network=self.model_network,
             codec=self.codec,
             schedule=self.schedule,
             sigma_data=sigma_data,

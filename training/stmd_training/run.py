@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import final
 
 import torch
+from torch import Tensor
 
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
@@ -80,6 +81,8 @@ class TrainingRun:
                 f"{self.data.name} has samples of shape {list(self.data.shape)}, "
                 f"recipe {self.recipe.name!r} is for {list(self.recipe.shape)}"
             )
+        if self.recipe.steps == 0 and self.base is not None:
+            raise TrainingError(f"recipe {self.recipe.name!r} has no network, to which weights could be given")
         _check_codec(self.recipe.codec, self.data)
         if self.recipe.classes:
             check_labels(self.recipe, self.data)
@@ -118,6 +121,12 @@ class TrainingRun:
 
     def _train(self, progress: bool, say: Callable[[str], None]) -> Path:
         spec = self.spec
+        if self.recipe.steps == 0:
+            if self.state_path.exists():
+                raise TrainingError(f"{self.folder} holds a run with a network: give another --out, or --restart")
+            if self.processes.main:
+                self._save_model(spec, 0, {}, 0.0)
+            return self.model_path
         state = TrainState.fresh(spec, self.recipe, self.device, self.base)
         seconds = self._resume(state, say)
         self.processes.check_same("done steps", state.step, self.device)
@@ -131,7 +140,7 @@ class TrainingRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic() - seconds
         if state.step and not self._has_model(state.step):  # killed between the two
-            self._save_model(spec, state, seconds)
+            self._save_model(spec, state.step, state.ema, seconds)
         with RunLog(self.folder, state.step) as log, RunProgress(self.recipe, state.step, progress) as show:
             if self.facts and state.step == 0:
                 log.write(0, dict(self.facts))
@@ -184,8 +193,8 @@ class TrainingRun:
         except CheckpointError:
             return False
 
-    def _save_model(self, spec: ModelSpec, state: TrainState, seconds: float) -> None:
-        save_model(self.model_path, replace(spec, training=self._facts(state.step, seconds)), state.ema)
+    def _save_model(self, spec: ModelSpec, step: int, weights: dict[str, Tensor], seconds: float) -> None:
+        save_model(self.model_path, replace(spec, training=self._facts(step, seconds)), weights)
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -215,7 +224,7 @@ class TrainingRun:
         if last or step.step % recipe.checkpoint_every == 0:
             # The state first: a model without one could be somebody's result, and would be in the way.
             save_state(self.state_path, state, recipe, seconds, self._identity)
-            self._save_model(spec, state, seconds)
+            self._save_model(spec, state.step, state.ema, seconds)
 
     def _sampler(self, spec: ModelSpec, state: TrainState) -> Sampler:
         network = spec.build_network()

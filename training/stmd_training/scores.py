@@ -92,6 +92,8 @@ class EnergyScore:
             raise InvalidArgumentError(
                 f"energy_score.differences and .patches: scores of images, not of samples of shape {list(shape)}"
             )
+        if self.differences > 0 and max(shape[1:]) < 2:
+            raise InvalidArgumentError(f"energy_score.differences: images of shape {list(shape)} have no neighbours")
         if self.patches > 0 and max(self.patch_sizes) > min(shape[1:]):
             raise InvalidArgumentError(
                 f"energy_score.patch_sizes: {max(self.patch_sizes)} is more than images of shape {list(shape)} hold"

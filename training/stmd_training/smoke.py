@@ -19,7 +19,6 @@ from stmd_sdk.files import written_whole
 from stmd_sdk.images import to_images
 from stmd_sdk.mixtures.law import GaussianMixture
 from stmd_sdk.mixtures.problems import MIXTURES
-from stmd_sdk.networks import PRESETS
 
 from .recipe import Recipe
 
@@ -35,12 +34,11 @@ def smoke_test(recipe: Recipe, folder: Path) -> tuple[Recipe, ArrayData | Sharde
 
     A recipe of latents gets a tiny VAE of random weights in ``folder``, and caches latents of synthetic pictures.
     """
-    network = PRESETS[recipe.network] if isinstance(recipe.network, str) else recipe.network
     small = replace(
         recipe,
         name=f"{recipe.name}-smoke",
-        network=network.tiny(),
-        steps=STEPS,
+        network=recipe.model_network.tiny(),
+        steps=min(recipe.steps, STEPS),
         batch_size=BATCH,
         warmup_steps=min(recipe.warmup_steps, 1),
         checkpoint_every=STEPS // 2,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import cast
 
@@ -123,16 +124,29 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _defaults() -> dict[str, object]:
-    """What a key is that a state from before there was one does not have."""
-    plain = {key.name: key.default for key in fields(Recipe) if isinstance(key.default, int | float | str | tuple)}
-    return json.loads(json.dumps(plain))
+    """What a key is that a state from before there was one does not have; those of tables as ``table.key``."""
+    given = {key.name: key.default for key in fields(Recipe) if key.default is not MISSING}
+    made = {key.name: key.default_factory() for key in fields(Recipe) if key.default_factory is not MISSING}
+    tables = {name: asdict(value) if is_dataclass(value) else value for name, value in (given | made).items()}
+    return dict(_flat(json.loads(json.dumps(tables))))
+
+
+def _flat(values: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of nested tables."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(cast(dict[str, object], value), f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _check_recipe(path: Path, old: dict[str, object], new: dict[str, object]) -> None:
-    old = {**_defaults(), **old}
-    differing = [key for key in sorted((old.keys() | new.keys()) - FREE) if old.get(key) != new.get(key)]
+    was, now, defaults = dict(_flat(old)), dict(_flat(new)), _defaults()
+    was |= {key: defaults[key] for key in now.keys() - was.keys() if key in defaults}
+    kept = (key for key in sorted(was.keys() | now.keys()) if key.partition(".")[0] not in FREE)
+    differing = [key for key in kept if was.get(key) != now.get(key)]
     if differing:
-        changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in differing)
+        changes = ", ".join(f"{key}: {was.get(key)!r} there, {now.get(key)!r} here" for key in differing)
         raise TrainingError(
             f"{path.parent} holds a run of another recipe ({changes}). Give the same recipe to go on, "
             "another --out, or --restart to begin anew"

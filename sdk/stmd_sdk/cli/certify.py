@@ -35,6 +35,10 @@ def certify(
     labelled: Annotated[
         bool, typer.Option("--labelled", help="Of a model with classes: given the labels of the held-out data.")
     ] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Of held-out images: the classifier in whose features to look too. Default: a bundled one."),
+    ] = None,
     posterior: Annotated[
         str | None,
         typer.Option(help=f"Test the draws of gibbs given y instead: {OPERATORS}, or projections[:COUNT] of vectors."),
@@ -76,24 +80,26 @@ def certify(
         shared: dict[str, Any] = {"pairs": pairs, "mean_flow_steps": mean_flow_steps, "seed": seed}
         shared["progress"] = console.is_terminal
         if dtype is not None or (against is not None and against != "own-denoiser"):
-            if posterior is not None or against == "own-denoiser":
-                raise InvalidArgumentError("--dtype goes without --posterior and --against own-denoiser")
+            if posterior is not None or against == "own-denoiser" or features:
+                raise InvalidArgumentError("--dtype goes without --posterior, --features and --against own-denoiser")
             out = Path(f"{named(model)}-{dtype or 'precision'}") if out is None else out
             report = certify_precision(model, dtype, against=against, data=data, out=out, labelled=labelled, **shared)
         elif against is not None:
-            if posterior is not None or data is not None or labelled:
-                raise InvalidArgumentError("--against own-denoiser goes without --data, --labelled and --posterior")
+            if posterior is not None or data is not None or labelled or features:
+                raise InvalidArgumentError(
+                    "--against own-denoiser goes without --data, --labelled, --features and --posterior"
+                )
             out = Path(f"{named(model)}-own-denoiser") if out is None else out
             report = certify_own_denoiser(model, out=out, **shared)
         elif posterior is None:
             if resample or sigma != SIGMA:
                 raise InvalidArgumentError("--sigma and --resample are of --posterior OPERATOR")
             out = Path(f"{named(model)}-certificate") if out is None else out
-            report = certify_model(model, data, out=out, labelled=labelled, **shared)
+            report = certify_model(model, data, out=out, labelled=labelled, features=features, **shared)
         else:
-            if data is not None or labelled:
+            if data is not None or labelled or features:
                 raise InvalidArgumentError(
-                    "--posterior takes x of the model's own law: leave out --data and --labelled"
+                    "--posterior takes x of the model's own law: leave out --data, --labelled and --features"
                 )
             out = Path(f"{named(model)}-posterior") if out is None else out
             report = certify_posterior(model, posterior, out=out, sigma=sigma, resample=resample, **shared)

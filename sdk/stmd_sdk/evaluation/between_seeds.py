@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..diffusion.noise import Noise
+from ..diffusion.posterior import Posterior
+from ..diffusion.schedule import Schedule
 from ..errors import InvalidArgumentError
+from .calibration import spread_skill
 from .distances import centred, distance_blocks
+from .joint import JointDraws, joint_draws
+from .statistics import Estimate
 
-__all__ = ["COPIES", "Variety", "variety"]
+__all__ = ["COPIES", "Variety", "spread_by_class", "variety"]
+
+BY_CLASS = 1 << 17  # the path of its keys: those of certificates are the indices of their times
 
 COPIES = 0.01
 """The share of data that count as near-copies of others: the same distance is what makes two samples copies."""
@@ -53,6 +62,29 @@ def variety(real: Float[Tensor, "n *d"], samples: Float[Tensor, "m *d"]) -> Vari
     # Each row is in a mean of its own and in those of all others: twice its share (Hoeffding, 1948).
     error = 2 * float((apart - ratio * real_apart).std() / real_apart.mean()) / n**0.5
     return Variety(ratio, error, float((nearest <= real_nearest.quantile(COPIES)).double().mean()))
+
+
+def spread_by_class(
+    posterior: Posterior,
+    x_0: Float[Tensor, "n *d"],
+    schedule: Schedule,
+    classes: Mapping[str, Int[Tensor, " k"]],
+    *,
+    seed: int = 0,
+    draws: int = 19,
+) -> dict[str, Estimate]:
+    """Spread over skill at t = 1 of each class's rows, where x_t shows next to nothing: 1 for draws as varied as data.
+
+    Below it a class is drawn too much alike. ``posterior`` draws given the labels of its keys; a class of one row has
+    no figure. Costs n × ``draws`` draws.
+    """
+    noise = Noise.of(seed, len(x_0)).fold(BY_CLASS)
+    joint = joint_draws(posterior, schedule, x_0, 1.0, draws, noise)
+    rows_of = {name: rows for name, rows in classes.items() if len(rows) > 1}
+    return {
+        name: spread_skill(JointDraws(joint.x_0[rows], joint.x_t[rows], 1.0, joint.draws[:, rows]))
+        for name, rows in rows_of.items()
+    }
 
 
 def _among(x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

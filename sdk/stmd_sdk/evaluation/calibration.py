@@ -20,7 +20,15 @@ from ..diffusion.schedule import Schedule
 from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
 from .joint import JointDraws
-from .statistics import Estimate, bridge_quantile, chi_square_p_value, estimate, mean_estimate, ratio_estimate
+from .statistics import (
+    Estimate,
+    bridge_mean,
+    bridge_quantile,
+    chi_square_p_value,
+    estimate,
+    mean_estimate,
+    ratio_estimate,
+)
 
 __all__ = [
     "coverage_curve",
@@ -31,6 +39,7 @@ __all__ = [
     "lively",
     "projected_ranks",
     "ranks",
+    "ranks_along",
     "spread_skill",
     "tarp_ranks",
     "uniformity",
@@ -65,9 +74,15 @@ def tarp_ranks(joint: JointDraws, schedule: Schedule, sigma_data: float, noise: 
 
 def projected_ranks(joint: JointDraws, directions: int, noise: Noise) -> Int[Tensor, "n directions"]:
     """Ranks of θᵀx_0 among the θᵀdraw, for random unit directions θ, one of each of the first keys."""
-    theta = noise.fold(0)[:directions].normal(*joint.x_0.shape[1:]).flatten(1)
-    theta = torch.nn.functional.normalize(theta, dim=1).T
-    return ranks(joint.x_0.flatten(1) @ theta, joint.draws.flatten(2) @ theta, noise.fold(1))
+    return ranks_along(joint.x_0.flatten(1), joint.draws.flatten(2), directions, noise)
+
+
+def ranks_along(
+    truth: Float[Tensor, "n q"], draws: Float[Tensor, "K n q"], directions: int, noise: Noise
+) -> Int[Tensor, "n directions"]:
+    """Ranks of θᵀtruth among the θᵀdraw, of samples themselves or of features of both."""
+    theta = torch.nn.functional.normalize(noise.fold(0)[:directions].normal(truth.shape[1]), dim=1).T
+    return ranks(truth @ theta, draws @ theta, noise.fold(1))
 
 
 def histogram(rank: Int[Tensor, "..."], draws: int) -> Int[Tensor, " bins"]:
@@ -96,14 +111,16 @@ def deviation(rank: Int[Tensor, " n"], draws: int, *, tests: int = 1) -> Estimat
     """max_j |P(rank < j) - j / (K + 1)|, the largest distance of the coverage curve from the diagonal.
 
     The error is that of the curve where it is farthest; the band is the 95 % quantile of the deviation that
-    exact draws show at this n and K, which falls as 1/√n: of the largest of ``tests`` deviations (Bonferroni).
+    exact draws show at this n and K, which falls as 1/√n: of the largest of ``tests`` deviations (Bonferroni). The
+    mean of what they show is ``chance``, of the largest of ``tests`` as if these were independent.
     """
     n = len(rank)
     curve = coverage_curve(rank, draws)
     distance = (curve - torch.arange(1, draws + 1) / (draws + 1)).abs()
     at = curve[distance.argmax()]
     error = math.sqrt(float(at * (1 - at)) / n)
-    return Estimate(float(distance.max()), error, bridge_quantile(draws, tests) / math.sqrt(n))
+    band, chance = (of(draws, tests) / math.sqrt(n) for of in (bridge_quantile, bridge_mean))
+    return Estimate(float(distance.max()), error, band, chance)
 
 
 def interval_coverage(

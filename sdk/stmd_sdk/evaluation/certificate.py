@@ -29,7 +29,7 @@ class PosteriorPairs:
     """Joint draws of a posterior at one t, and where they came from; ``sigma_data`` is the data's σ_d.
 
     A measure that needs chance folds a number of its own into ``noise``, which holds one key a pair: 1 the
-    coverages, 2 the calibration, 3 the two steps.
+    coverages, 2 the calibration, 3 the two steps, 4 the coverage of features.
     """
 
     joint: JointDraws

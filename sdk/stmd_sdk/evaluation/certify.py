@@ -17,8 +17,9 @@ from ..diffusion.posterior import Posterior
 from ..errors import DataError, InvalidArgumentError
 from ..mixtures.law import GaussianMixture
 from ..sampler import Sampler
-from .between_seeds import variety
+from .between_seeds import spread_by_class, variety
 from .coverage import HELDOUT_PAIRS, HELDOUT_TIMES, heldout_certificate
+from .features import Features, bundled_classifier, load_features
 from .kernel import CONTROL_PAIRS, PAIRS, control_certificates, kernel_certificate
 from .plot import Clouds, Gallery, blank_page, clouds, gallery, write_page
 from .report import Report, report_files
@@ -34,20 +35,23 @@ def certify_model(
     pairs: int | None = None,
     mean_flow_steps: int | None = None,
     labelled: bool = False,
+    features: str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
     """Certify a model against a mixture's exact posterior, or on held-out data, and write the report.
 
     ``labelled`` gives a model with classes the labels of the held-out data: p(x_0 | x_t, c) is then what is tested.
+    ``features`` are of a classifier, by name or file, along whose directions coverage is shown on held-out images; by
+    default of the bundled one that sees images of that shape, if there is one.
     The report goes to ``out``.json and ``out``.png. Raises :class:`InvalidArgumentError` where there can be
-    no verdict: too few pairs, data of another shape, draws that are NaN or ignore their key. Then no file is
-    written.
+    no verdict: too few pairs, data or a classifier of another shape, draws that are NaN or ignore their key.
+    Then no file is written.
     """
     as_json, as_page = report_files(out, ".json", ".png")
     blank_page()  # a missing extra shows before any work
     sampler = Sampler.from_pretrained(model)
-    report, panel = report_on(sampler, data, pairs, mean_flow_steps, labelled, seed, progress)
+    report, panel = report_on(sampler, data, pairs, mean_flow_steps, labelled, seed, progress, features=features)
     write_page(report, panel, as_page)
     report.write_json(as_json)
     return report
@@ -62,6 +66,7 @@ def report_on(
     seed: int,
     progress: bool,
     *,
+    features: str | None = None,
     controlled: bool = True,
 ) -> tuple[Report, Clouds | Gallery | None]:
     """The report of a sampler, and what its page shows beside it; without controls where the verdict is another's."""
@@ -70,10 +75,12 @@ def report_on(
     mean_flow_steps = _flow_steps(sampler, mean_flow_steps)
     source = _source(sampler, data, labelled)
     if isinstance(source, GaussianMixture):
+        if features is not None:
+            raise InvalidArgumentError(f"features: are of held-out images, and {source.name} is a mixture")
         return _against_mixture(sampler, source, pairs, mean_flow_steps, seed, progress, controlled)
     if isinstance(source, ShardedData):
         raise InvalidArgumentError(f"{source.name} holds latents: certify on the held-out images themselves")
-    return _on_held_out(sampler, source, pairs, mean_flow_steps, seed, progress)
+    return _on_held_out(sampler, source, pairs, mean_flow_steps, features, seed, progress)
 
 
 def _flow_steps(sampler: Sampler, asked: int | None) -> int:
@@ -131,31 +138,51 @@ def _against_mixture(
 
 
 def _on_held_out(
-    sampler: Sampler, data: ArrayData, pairs: int | None, mean_flow_steps: int, seed: int, progress: bool
+    sampler: Sampler,
+    data: ArrayData,
+    pairs: int | None,
+    mean_flow_steps: int,
+    features: str | None,
+    seed: int,
+    progress: bool,
 ) -> tuple[Report, Gallery | None]:
     spec = sampler.spec
     _same_shape(sampler, data.name, data.shape)
+    seen, notes = _features(features, data.shape)
     n = min(len(data), HELDOUT_PAIRS if pairs is None else pairs)
     rows = data.some_rows(n, seed)
     x_0 = spec.codec.encode(data[rows])
     labels = None if data.labels is None or spec.classes is None else labels_for(data, spec.classes)[rows]
     posterior = _posterior(sampler, mean_flow_steps, labels)
+    classes = _rows_by_class(labels, spec.classes)
     certificate = heldout_certificate(
         posterior,
         x_0,
         spec.schedule,
         spec.sigma_data,
         seed=seed,
-        classes=_rows_by_class(labels, spec.classes),
+        classes=classes,
+        features=None if seen is None else lambda x: seen(spec.codec.decode(x)),
         progress=progress,
     )
+    spread = spread_by_class(posterior, x_0, spec.schedule, classes, seed=seed) if classes else {}
     name = data.name if labels is None else f"{data.name}, given its labels"
     drawn = sampler.sample(n, inference_steps=1, mean_flow_steps=mean_flow_steps, labels=labels, seed=seed).cpu()
     varied = variety(data[rows], drawn)
-    report = Report(spec.name, name, mean_flow_steps, str(sampler.device), certificate, {}, varied)
+    report = Report(spec.name, name, mean_flow_steps, str(sampler.device), certificate, {}, varied, spread, notes)
     images = len(spec.shape) == 3 and spec.shape[0] in (1, 3)
     panel = gallery(posterior, x_0, spec.schedule, HELDOUT_TIMES, seed=seed) if images else None
     return report, panel
+
+
+def _features(name: str | None, shape: tuple[int, ...]) -> tuple[Features | None, tuple[str, ...]]:
+    """Features of images of ``shape``, or, where no bundled classifier sees any, the line that says so."""
+    if name is None and bundled_classifier(shape) is None:
+        if len(shape) != 3:
+            return None, ()
+        size = "x".join(map(str, shape))
+        return None, (f"No coverage in features: no bundled classifier sees {size} images; give one by --features.",)
+    return load_features(name, shape), ()
 
 
 def _rows_by_class(labels: Int[Tensor, " n"] | None, classes: Classes | None) -> dict[str, Int[Tensor, " k"]]:

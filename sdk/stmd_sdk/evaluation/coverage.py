@@ -7,6 +7,8 @@ Against the truth alone (see :mod:`.calibration`), at each t:
   no pixel can hide in it or dominate it.
 - *pixel coverage*: the same for the pixels that are not constant given x_t (:func:`.calibration.lively`):
   constant ones would rank at random, or punish draws for a deviation that nobody sees.
+- *feature coverage*: the same along 16 random directions of features, where the caller has any: what a classifier
+  sees of an image is no sum of pixels. For reading.
 - *spread-skill*, *CRPS*, *TARP* and *ranks* for reading; the verdict rests on the two coverages.
 
 What passes here has calibrated marginals, not the right posterior: coverage cannot see that two pixels go
@@ -17,7 +19,7 @@ cannot either. CRPS can tell two calibrated models apart: the one that uses x_t 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -38,6 +40,7 @@ from .calibration import (
     lively,
     projected_ranks,
     ranks,
+    ranks_along,
     spread_skill,
     tarp_ranks,
     uniformity,
@@ -73,12 +76,14 @@ def heldout_certificate(
     draws: int = HELDOUT_DRAWS,
     times: Sequence[float] = HELDOUT_TIMES,
     classes: Mapping[str, Int[Tensor, " k"]] | None = None,
+    features: Callable[[Float[Tensor, "n *d"]], Float[Tensor, "n f"]] | None = None,
     progress: bool = False,
 ) -> Certificate:
     """Certify a posterior on held-out data ``x_0`` that it was not trained on; ``sigma_data`` is their σ_d.
 
     Costs n × draws draws at each of ``times``; ``draws`` is 19, 39, ... so that 90 % intervals are exact. ``classes``
-    are the rows of classes by name, whose coverage is shown apart.
+    are the rows of classes by name, whose coverage is shown apart, and ``features`` a map of samples, as x_0 are, to
+    vectors, along whose directions coverage is shown too.
     """
     check_times(times)
     n = len(x_0)
@@ -95,7 +100,8 @@ def heldout_certificate(
         return PosteriorPairs(joint, posterior, schedule, sigma_data, noise)
 
     by_class = [partial(class_coverages, classes=classes)] if classes else []
-    measures = coverages, calibration, *by_class
+    seen = [partial(feature_coverage, features=features)] if features else []
+    measures = coverages, calibration, *seen, *by_class
     return certified(pairs_at, measures, times, pairs=n, draws=draws, seed=seed, progress=progress)
 
 
@@ -135,6 +141,22 @@ def class_coverages(pairs: PosteriorPairs, classes: Mapping[str, Int[Tensor, " k
     for name, rows in classes.items():
         found = interval_coverage(along[rows], len(pairs.joint.draws), LEVEL)
         yield Finding(f"projection coverage of {name}", pairs.joint.t, found, LEVEL, coverage_p_value(found))
+
+
+def feature_coverage(
+    pairs: PosteriorPairs, features: Callable[[Float[Tensor, "n *d"]], Float[Tensor, "n f"]]
+) -> Iterator[Finding]:
+    """Coverage of 90 % intervals along directions of features; no verdict rests on it.
+
+    Exact for exact draws, whatever the features: they are functions of a sample, alike of the truth and the draws.
+    """
+    joint = pairs.joint
+    truth, draws = features(joint.x_0), torch.stack([features(one) for one in joint.draws])
+    if not bool(truth.isfinite().all() and draws.isfinite().all()):
+        raise InvalidArgumentError("the features have values that are NaN or infinite")
+    along = ranks_along(truth, draws, INTERVAL_DIRECTIONS, pairs.noise.fold(4))
+    found = interval_coverage(along, len(draws), LEVEL)
+    yield Finding("feature coverage", joint.t, found, LEVEL, coverage_p_value(found))
 
 
 def coverage_p_value(found: Estimate) -> float:

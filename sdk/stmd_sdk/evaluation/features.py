@@ -19,7 +19,15 @@ from ..files import is_file, refuse_pointer
 from ..models.checkpoint import checked_weights
 from ..models.tensors import read_tensors
 
-__all__ = ["BUNDLED_CLASSIFIERS", "Classifier", "ClassifierFacts", "Features", "load_classifier", "load_features"]
+__all__ = [
+    "BUNDLED_CLASSIFIERS",
+    "Classifier",
+    "ClassifierFacts",
+    "Features",
+    "bundled_classifier",
+    "load_classifier",
+    "load_features",
+]
 
 CLASSIFIERS = Path(__file__).parents[1] / "assets"
 SUFFIX = "-classifier.safetensors"
@@ -128,6 +136,11 @@ class Features:
             return torch.cat([self.classify(rows) for rows in x.split(CHUNK)])
 
 
+def bundled_classifier(shape: tuple[int, ...]) -> str | None:
+    """The name of the bundled classifier that sees samples of ``shape``, if there is one."""
+    return next((known for known in BUNDLED_CLASSIFIERS if load_classifier(known)[0].shape == shape), None)
+
+
 def load_features(name: str | None, shape: tuple[int, ...]) -> Features:
     """Features of samples of ``shape``.
 
@@ -142,13 +155,12 @@ def load_features(name: str | None, shape: tuple[int, ...]) -> Features:
 
         return Features(*inception_features(name.partition(":")[2] or None, shape))
     if name is None:
-        fitting = [known for known in BUNDLED_CLASSIFIERS if load_classifier(known)[0].shape == shape]
-        if not fitting:
+        name = bundled_classifier(shape)
+        if name is None:
             raise InvalidArgumentError(
                 f"no bundled classifier sees samples of shape {list(shape)}: train one on labelled data of that shape "
                 "with stmd-train-classifier and give --features FILE, or compare --features pixels"
             )
-        name = fitting[0]
     facts, classifier = load_classifier(name)
     if facts.shape != shape:
         raise InvalidArgumentError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,7 @@ from ..errors import InvalidArgumentError, OutputError
 from ..files import check_writable, written_whole
 from .between_seeds import Variety
 from .finding import LEVEL, Certificate, Finding
+from .statistics import Estimate
 
 __all__ = ["Report", "finding_facts", "report_files"]
 
@@ -45,6 +46,8 @@ class Report:
     certificate: Certificate
     controls: dict[str, Certificate]
     variety: Variety | None = None
+    spread_of_classes: dict[str, Estimate] = field(default_factory=dict[str, Estimate])
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -68,13 +71,17 @@ class Report:
         table.add_column("measure")
         for t in times:
             table.add_column(f"t = {t:g}", justify="right")
+        table.add_column("exact draws", justify="right")
         table.add_column("tolerance", justify="right")
         for measure in dict.fromkeys(finding.measure for finding in certificate.findings):
             row = {finding.t: finding for finding in certificate.findings if finding.measure == measure}
-            table.add_row(measure, *(_cell(row[t]) for t in times), _tolerance(row[times[0]]))
+            table.add_row(measure, *(_cell(row[t]) for t in times), _exact(row[times[0]]), _tolerance(row[times[0]]))
         lines = [plain(f"control {name}: {_evidence(control)}") for name, control in self.controls.items()]
         varied = [] if self.variety is None else [Text(f"{self.variety}")]
-        return Group(table, *lines, *varied, self._summary())
+        if self.spread_of_classes:
+            cells = (f"{name} {one.value:.2f} ±{one.error:.2f}" for name, one in self.spread_of_classes.items())
+            varied.append(plain(f"Spread over skill at t = 1, by class: {', '.join(cells)}."))
+        return Group(table, *lines, *varied, *map(plain, self.notes), self._summary())
 
     def write_json(self, path: Path) -> None:
         """Everything in the table, with standard errors, bands, p-values, seed and environment."""
@@ -110,6 +117,8 @@ class Report:
                 for t, coverage in certificate.curves("TARP").items()
             ],
             "variety": None if self.variety is None else asdict(self.variety) | {"says": str(self.variety)},
+            "spread_skill_of_classes": {name: asdict(one) for name, one in self.spread_of_classes.items()},
+            "notes": self.notes,
             "controls": {name: _control_facts(control) for name, control in self.controls.items()},
             "environment": {
                 "stmd_sdk": __version__,
@@ -130,6 +139,7 @@ def finding_facts(finding: Finding) -> dict[str, Any]:
         "value": finding.estimate.value,
         "standard_error": finding.estimate.error,
         "band_95": finding.estimate.band,
+        "exact_draws": finding.target if finding.estimate.chance is None else finding.estimate.chance,
         "target": finding.target,
         "tolerance": finding.tolerance,
         "within": finding.within,
@@ -150,6 +160,13 @@ def _control_facts(control: Certificate) -> dict[str, Any]:
 def _cell(finding: Finding) -> Text:
     style = "" if finding.tolerance is None else "green" if finding.within else "bold red"
     return Text(f"{finding.estimate.value:.3f} ±{finding.estimate.error:.3f}", style=style)
+
+
+def _exact(finding: Finding) -> str:
+    """What exact draws show: the target, or of a deviation its mean and 95 % quantile at these pairs and draws."""
+    if finding.estimate.chance is not None:
+        return f"{finding.estimate.chance:.3f}, 95 % below {finding.estimate.band:.3f}"
+    return "" if finding.target is None else f"{finding.target:g}"
 
 
 def _tolerance(finding: Finding) -> str:

@@ -19,6 +19,7 @@ from ..errors import InvalidArgumentError
 __all__ = [
     "NORMAL_95",
     "Estimate",
+    "bridge_mean",
     "bridge_p_value",
     "bridge_quantile",
     "chi_square_p_value",
@@ -38,11 +39,15 @@ BRIDGES = 2**17  # simulated null draws; the smallest p-value they give is 8e-6
 @final
 @dataclass(frozen=True)
 class Estimate:
-    """A Monte Carlo estimate, its standard error, and the half-width of its 95 % band."""
+    """A Monte Carlo estimate, its standard error, and the half-width of its 95 % band.
+
+    ``chance`` is what exact draws show on the average, where that is not the target itself: a deviation has a size.
+    """
 
     value: float
     error: float
     band: float
+    chance: float | None = None
 
 
 def estimate(value: float, error: float) -> Estimate:
@@ -123,6 +128,13 @@ def bridge_quantile(levels: int, tests: int = 1) -> float:
     """The quantile at 1 - 0.05 / ``tests`` of √n max_j |F_n(j) - F(j)| for ranks uniform on 0..levels."""
     null = _bridges(levels)
     return float(null[int((1 - 0.05 / tests) * len(null))])
+
+
+def bridge_mean(levels: int, tests: int = 1) -> float:
+    """The mean of the largest of ``tests`` independent √n max_j |F_n(j) - F(j)| of ranks uniform on 0..levels."""
+    null = _bridges(levels)
+    below = (torch.arange(len(null) + 1, dtype=torch.float64) / len(null)) ** tests
+    return float(null @ below.diff())
 
 
 def _several(n: int) -> None:

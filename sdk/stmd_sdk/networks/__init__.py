@@ -13,6 +13,7 @@ from .diffusers_config import DiffusersConfig
 from .dit import DiTConfig
 from .given import GivenConfig
 from .mlp import MLPConfig
+from .none import NoNetworkConfig
 from .unet_config import UNetConfig
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "GivenConfig",
     "MLPConfig",
     "NetworkConfig",
+    "NoNetworkConfig",
     "UNetConfig",
     "build_network",
 ]

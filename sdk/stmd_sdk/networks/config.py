@@ -6,11 +6,12 @@ from .diffusers_config import DiffusersConfig
 from .dit import DiTConfig
 from .given import GivenConfig
 from .mlp import MLPConfig
+from .none import NoNetworkConfig
 from .unet_config import UNetConfig
 
 __all__ = ["PRESETS", "NetworkConfig"]
 
-NetworkConfig = UNetConfig | DiTConfig | MLPConfig | DiffusersConfig | GivenConfig
+NetworkConfig = UNetConfig | DiTConfig | MLPConfig | DiffusersConfig | GivenConfig | NoNetworkConfig
 
 PRESETS: dict[str, NetworkConfig] = {
     # The paper's Table 1 (1.1 M and 37.5 M parameters) and its CelebA transformer (308 M).
@@ -24,5 +25,7 @@ PRESETS: dict[str, NetworkConfig] = {
     "unet-compact": UNetConfig(channels=(32, 64), groups=8, patch_size=2, embedding_width=128),
     "dit-small": DiTConfig(depth=4, width=128, heads=4),
     "mlp": MLPConfig(),
+    # For what is fitted and not trained.
+    "none": NoNetworkConfig(),
 }
 """Networks by name, for recipes: ``network = "unet-mnist"``."""

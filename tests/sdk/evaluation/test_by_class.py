@@ -1,11 +1,13 @@
 """Laws of what is measured by class: exact conditional draws pass given their labels, and are told from others."""
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from stmd_sdk import InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.codecs.codec import VectorCodec
@@ -59,10 +61,22 @@ def test_the_certificate_shows_each_class_and_finds_the_one_that_is_wrong(tmp_pa
     np.savez(tmp_path / "held_out.npz", x=x.numpy(), labels=labels.numpy())
     monkeypatch.setattr(Sampler, "from_pretrained", lambda model: Sampler(one_wrong, SPEC, torch.device("cpu")))
     report = certify_model("sides", str(tmp_path / "held_out.npz"), out=tmp_path / "found", labelled=True)
-    by_class = {name: [f for f in report.certificate.findings if f.measure.endswith(f" of {name}")] for name in "01"}
-    assert all(abs(found.estimate.value - 0.9) < 0.05 for found in by_class["0"])
-    assert all(found.estimate.value < 0.5 for found in by_class["1"])
-    assert all(found.tolerance is None for found in by_class["0"])
+    by_class = {
+        name: [one for one in report.certificate.findings if one.measure.endswith(f" of {name}")]
+        for name in CLASSES.names
+    }
+    assert [len(found) for found in by_class.values()] == [5, 5]
+    assert all(abs(found.estimate.value - 0.9) < 0.05 for found in by_class["left"])
+    assert all(found.estimate.value < 0.5 for found in by_class["right"])
+    assert all(found.tolerance is None for found in by_class["left"])
+    spread = report.spread_of_classes
+    assert abs(spread["left"].value - 1) < 4 * spread["left"].error
+    assert spread["right"].value < 0.1
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.table())
+    assert f"Spread over skill at t = 1, by class: left {spread['left'].value:.2f}" in console.file.getvalue()
+    facts = json.loads((tmp_path / "found.json").read_text())["spread_skill_of_classes"]
+    assert facts["right"]["value"] == spread["right"].value
 
 
 def test_labels_for_a_model_without_classes_are_refused(tmp_path):

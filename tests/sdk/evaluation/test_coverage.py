@@ -6,7 +6,8 @@ import torch
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
-from stmd_sdk.evaluation import heldout_certificate
+from stmd_sdk.evaluation import MixturePosterior, heldout_certificate, mixture
+from stmd_sdk.evaluation.controls import ScaledPosterior
 from stmd_sdk.evaluation.coverage import coverage_p_value
 from stmd_sdk.evaluation.statistics import normal_p_value, ratio_estimate
 
@@ -95,6 +96,46 @@ def test_data_that_are_not_finite_are_named_as_such():
 
 def test_vectors_are_held_out_data_too():
     assert heldout_certificate(exact_vectors, Noise.of(0, 1000).normal(3), SCHEDULE, 1.0, times=(0.5,)).passed
+
+
+def test_any_callable_is_certified_and_the_exact_posterior_of_a_mixture_passes():
+    law, other = mixture("mixture3"), mixture("mixture8")
+    for problem, n in ((law, 2048), (other, 2048)):
+        exact, x_0 = MixturePosterior(problem, SCHEDULE), problem.sample(Noise.of(5, n))
+        sigma = problem.root_mean_square()
+        found = heldout_certificate(exact, x_0, SCHEDULE, sigma, times=(0.12, 0.5), features=bent)
+        assert found.passed
+        assert not found.rejected()
+        shrunk = ScaledPosterior(problem, SCHEDULE, 0.8)
+        wrong = heldout_certificate(shrunk, x_0, SCHEDULE, sigma, times=(0.12, 0.5), features=bent)
+        assert not wrong.passed
+
+
+def bent(x):
+    """Features that are no sums of coordinates."""
+    x = x.flatten(1)
+    return torch.cat([x.square(), (x * x.roll(1, dims=1)).tanh(), x.abs().sum(dim=1, keepdim=True)], dim=1)
+
+
+def test_features_see_what_no_pixel_does():
+    def alike(x_t, t, noise, /):
+        """Right along every pixel, with one number for the noise of all."""
+        alpha, sigma = SCHEDULE.alpha(t)[:, None], SCHEDULE.sigma(t)[:, None]
+        return alpha * x_t + sigma * noise.normal(1)
+
+    def norm(x):
+        return x.square().sum(dim=1, keepdim=True)
+
+    x_0 = Noise.of(0, 1000).normal(8)
+    for draw, right in ((exact_vectors, True), (alike, False)):
+        found = heldout_certificate(draw, x_0, SCHEDULE, 1.0, times=(0.8,), features=norm)
+        assert "feature coverage" in {finding.measure for finding in found.findings}
+        (pixels,), (features,) = values(found, "pixel coverage"), values(found, "feature coverage")
+        assert abs(pixels.value - 0.9) < 4 * pixels.error
+        assert (abs(features.value - 0.9) < 4 * features.error) is right
+        assert ("feature coverage" in {finding.measure for finding in found.rejected()}) is not right
+    with pytest.raises(InvalidArgumentError, match="the features have values that are NaN"):
+        heldout_certificate(exact_vectors, x_0, SCHEDULE, 1.0, times=(0.8,), features=lambda x: x.sqrt())
 
 
 def test_too_few_samples_are_refused_with_the_number_needed():

@@ -19,12 +19,15 @@ from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation import MixturePosterior, control_certificates, kernel_certificate, mixture
 from stmd_sdk.evaluation.certify import certify_model
 from stmd_sdk.evaluation.controls import ScaledPosterior
+from stmd_sdk.evaluation.coverage import HELDOUT_TIMES
+from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
 from stmd_sdk.evaluation.kernel import TIMES
 from stmd_sdk.evaluation.plot import clouds, write_page
 from stmd_sdk.evaluation.report import Report
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.models.tensors import write_tensors
 from stmd_sdk.networks import MLPConfig, UNetConfig
 
 SCHEDULE = VPSchedule()
@@ -136,6 +139,31 @@ def test_an_image_model_is_certified_on_held_out_digits(tmp_path):
     assert (tmp_path / "found.png").is_file()
 
 
+def test_a_report_says_what_exact_draws_show_by_chance(exact, tmp_path):
+    found = next(one for one in exact.certificate.findings if one.measure == "TARP")
+    # Kolmogorov's mean and quantile, at eight levels a little less.
+    chance, most = 0.69 / 16384**0.5, 1.14 / 16384**0.5
+    assert (found.estimate.chance, found.estimate.band) == pytest.approx((chance, most), rel=0.05)
+    assert f"{found.estimate.chance:.3f}, 95 % below {found.estimate.band:.3f}" in printed(exact)
+    exact.write_json(tmp_path / "certificate.json")
+    facts = json.loads((tmp_path / "certificate.json").read_text())["findings"]
+    of = {one["measure"]: (one["exact_draws"], one["band_95"]) for one in facts if one["t"] == found.t}
+    assert of["TARP"] == (found.estimate.chance, found.estimate.band)
+    assert of["variance ratio"][0] == 1
+
+
+def test_images_that_no_bundled_classifier_sees_get_a_line_or_a_classifier(tmp_path):
+    model = untrained(tmp_path / "model.safetensors", name="digits", shape=(1, 8, 8))
+    result = run(model, "--out", tmp_path / "without", "--pairs", 100)
+    assert "no bundled classifier sees 1x8x8 images" in " ".join(result.stdout.split())
+    facts, own = ClassifierFacts((1, 8, 8), "digits", 10, 0.9, 1, 0), tmp_path / "own.safetensors"
+    write_tensors(own, Classifier(facts.shape, facts.classes).state_dict(), {FACTS_KEY: facts.to_json()})
+    report = certify_model(model, out=tmp_path / "with", pairs=100, features=str(own))
+    seen = [one for one in report.certificate.findings if one.measure == "feature coverage"]
+    assert [one.t for one in seen] == list(HELDOUT_TIMES)
+    assert report.notes == ()
+
+
 def test_refusals_exit_with_2_and_write_nothing(tmp_path):
     vector = untrained(tmp_path / "vector.safetensors")
     image = untrained(tmp_path / "image.safetensors", name="digits", shape=(1, 8, 8))
@@ -147,6 +175,9 @@ def test_refusals_exit_with_2_and_write_nothing(tmp_path):
         (vector, "--data", "mixture64"): "--data",
         (vector, "--mean-flow-steps", 0): "mean_flow_steps",
         (point,): "identical draws",
+        (image, "--features", "mnist"): "sees images of shape [1, 28, 28], the samples have [1, 8, 8]",
+        (vector, "--features", "mnist"): "features: are of held-out images",
+        (image, "--features", "mnist", "--posterior", "sr2"): "leave out --data, --labelled and --features",
         (tmp_path / "absent",): "no model",
         (image, "--pairs", -5): "pairs must be an integer of at least 1",
         (unsplit,): "has no test split and the model was trained on it",

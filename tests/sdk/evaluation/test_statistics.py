@@ -7,6 +7,7 @@ import torch
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation.statistics import (
+    bridge_mean,
     bridge_p_value,
     bridge_quantile,
     chi_square_p_value,
@@ -39,6 +40,22 @@ def test_bridge_at_one_level_is_the_normal_test_of_a_proportion():
     n, share = 1000, 0.53
     z = (share - 0.5) * math.sqrt(n) / 0.5
     assert bridge_p_value(share - 0.5, n, 1) == pytest.approx(normal_p_value(z), abs=0.005)
+
+
+@pytest.mark.parametrize("tests", [1, 8])
+def test_the_mean_deviation_of_uniform_ranks_is_that_of_bridges(tests):
+    n, levels, runs = 1000, 19, 500
+    rank = (Noise.of(0, n).uniform(runs, tests) * (levels + 1)).long()
+    below = (rank[..., None] < torch.arange(1, levels + 1)).double().mean(dim=0)
+    largest = (below - torch.arange(1, levels + 1) / (levels + 1)).abs().amax(dim=(1, 2))
+    error = float(largest.std()) / runs**0.5
+    assert float(largest.mean()) == pytest.approx(bridge_mean(levels, tests) / n**0.5, abs=4 * error)
+
+
+def test_the_mean_deviation_on_a_fine_grid_is_kolmogorovs():
+    # √(π/2) log 2 is the mean of Kolmogorov's distribution; a grid of 400 misses .5826 / √400 at most of it.
+    exact = math.sqrt(math.pi / 2) * math.log(2)
+    assert bridge_mean(400) + 0.5826 / math.sqrt(400) == pytest.approx(exact, rel=0.01)
 
 
 def test_combining_copies_of_a_p_value_gives_it_back():

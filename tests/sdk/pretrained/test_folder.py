@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+import typer
 from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
@@ -16,8 +18,10 @@ from diffusers import (
     UNet2DModel,
 )
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from stmd_sdk import CheckpointError, Noise, Sampler
+from stmd_sdk.cli.certify import certify
 from stmd_sdk.codecs.codec import LatentCodec, PixelCodec, VectorCodec
 from stmd_sdk.diffusion.classes import Classes
 from stmd_sdk.diffusion.preconditioning import DiscreteSteps, EDMLevels, FlowLevels
@@ -82,6 +86,20 @@ def test_a_pipeline_is_the_denoiser_that_diffusers_makes_of_it(pipeline, unet):
         expected = scheduler.step(output, k, x).pred_original_sample
         found = sampler.denoiser(x / bar.sqrt(), (1 / bar - 1).sqrt().repeat(2))
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.long
+def test_a_pipeline_is_certified_on_held_out_data_by_the_command(pipeline, tmp_path):
+    x = Noise.of(0, 100).uniform(1, 8, 8) - 0.5
+    np.savez(tmp_path / "held-out.npz", x=x.numpy())
+    app = typer.Typer()
+    app.command()(certify)
+    options = ["--data", f"{tmp_path / 'held-out.npz'}", "--pairs", "100", "--mean-flow-steps", "8"]
+    result = CliRunner().invoke(app, [f"{pipeline}", *options, "--out", f"{tmp_path / 'found'}"])
+    assert result.exit_code == 1, result.output  # weights that nobody trained
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert (facts["verdict"], facts["mean_flow_steps"], facts["data"]) == ("fail", 8, "held-out.npz")
+    assert {"projection coverage", "TARP", "ranks"} <= {one["measure"] for one in facts["findings"]}
 
 
 def test_where_a_network_alone_lies_beside_its_scheduler(unet, pipeline, tmp_path):
