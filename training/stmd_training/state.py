@@ -127,7 +127,10 @@ def _defaults() -> dict[str, object]:
     """What a key is that a state from before there was one does not have; those of tables as ``table.key``."""
     given = {key.name: key.default for key in fields(Recipe) if key.default is not MISSING}
     made = {key.name: key.default_factory() for key in fields(Recipe) if key.default_factory is not MISSING}
-    tables = {name: asdict(value) if is_dataclass(value) else value for name, value in (given | made).items()}
+    tables = {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in (given | made).items()
+    }
     return dict(_flat(json.loads(json.dumps(tables))))
 
 
