@@ -129,8 +129,8 @@ HELP = """Train a model from a recipe: stmd-train RECIPE, in full stmd-train tra
 
 Recipes: digits, mixture2d, mixture64, mnist, cifar10, celeba train as the paper does; digits-calibrated and so on
 add the residual target and the energy score, which keep the variance of the one-step draw; mixture64-local and so
-on start from a mixture fitted to vectors; mnist-meanflow, mnist-ddpm and so on are the baselines. Under torchrun or
-accelerate launch each process takes its share of every batch.
+on start from a mixture fitted to vectors, local-gaussians is such a fit without a network; mnist-meanflow,
+mnist-ddpm and so on are the baselines. Under torchrun or accelerate launch each process takes its share of every batch.
 
 \b
 stmd-train digits-calibrated
