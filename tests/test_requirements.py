@@ -6,6 +6,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from stmd_sdk.backends import openvino_session, session
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,3 +24,13 @@ def test_the_lowest_versions_are_those_of_the_project():
     asked += [one for name in own.extras for one in extras[name]]
     lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
     assert _versions(Requirement(line) for line in lines if not line.startswith("#")) == _versions(asked)
+
+
+def test_what_backends_refuse_as_too_old_is_what_the_extras_exclude():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, package, least in (
+        ("onnx", "onnxruntime", session.LEAST),
+        ("onnx-gpu", "onnxruntime-gpu", session.LEAST),
+        ("openvino", "openvino", openvino_session.LEAST),
+    ):
+        assert extras[extra] == [f"{package}>={'.'.join(map(str, least))}"]

@@ -20,8 +20,10 @@ Each also derives from the built-in that a caller would expect, so ``except Valu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import ModuleType
 
 __all__ = [
     "CheckpointError",
@@ -35,6 +37,7 @@ __all__ = [
     "OutputError",
     "StmdError",
     "TrainingError",
+    "check_version",
     "first_line",
     "out_of_memory",
     "requires_extra",
@@ -95,6 +98,16 @@ def requires_extra(extra: str) -> Generator[None, None, None]:
         raise MissingExtraError(
             f"{package} is not installed; it comes with: pip install 'stmd-sdk[{extra}]'"
         ) from error
+
+
+def check_version(module: ModuleType, least: tuple[int, int], extra: str) -> None:
+    """Raise :class:`MissingExtraError` for a package older than ``least``, which would fail late, in its own words."""
+    version = str(getattr(module, "__version__", "of no version"))
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < least:
+        lowest = ".".join(map(str, least))
+        raise MissingExtraError(
+            f"{module.__name__} {version} is older than {lowest}: pip install -U 'stmd-sdk[{extra}]'"
+        )
 
 
 def first_line(error: BaseException) -> str:

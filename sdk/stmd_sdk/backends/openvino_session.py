@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError, DeviceError, OutputError, requires_extra
+from ..errors import CheckpointError, DeviceError, OutputError, check_version, requires_extra
 from ..files import cache_folder
 from ..models.ir import IR
 
@@ -22,15 +22,20 @@ __all__ = ["Arithmetic", "OpenVinoSession", "bucket", "compile_options", "cpu_ar
 Arithmetic = Literal["f32", "bf16", "f16"]
 """What matrix products compute in."""
 
+LEAST = 2026, 4
+"""The lowest version that is asked for, as in pyproject.toml."""
+
 UNITS: dict[Arithmetic, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 KEPT = 2
 """Compiled models at once: one for full batches and one for the rest."""
 
 
 def openvino() -> Any:
-    """The module ``openvino``."""
+    """The module ``openvino``, of a version that was tried: older ones fail late, in words of their own."""
     with requires_extra("openvino"):
-        return importlib.import_module("openvino")
+        module = importlib.import_module("openvino")
+    check_version(module, LEAST, "openvino")
+    return module
 
 
 def cpu_arithmetic(core: Any = None) -> list[Arithmetic]:

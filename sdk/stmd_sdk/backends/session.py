@@ -7,12 +7,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, DeviceError, MissingExtraError, first_line, requires_extra
+from ..errors import CheckpointError, DeviceError, MissingExtraError, check_version, first_line, requires_extra
 
 __all__ = ["has_cuda_provider", "open_session", "runtime"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 FLAVOURS = "onnxruntime", "onnxruntime-gpu"
+LEAST = 1, 26
+"""The lowest version that is asked for, as in pyproject.toml: older ones read weights from wherever a file says."""
 
 
 def runtime() -> Any:
@@ -23,7 +25,9 @@ def runtime() -> Any:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'stmd-sdk[onnx]' (or [onnx-gpu])"
         )
     with requires_extra("onnx"):
-        return importlib.import_module("onnxruntime")
+        module = importlib.import_module("onnxruntime")
+    check_version(module, LEAST, "onnx")
+    return module
 
 
 def _installed(distribution: str) -> bool:

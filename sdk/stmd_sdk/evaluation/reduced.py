@@ -97,7 +97,7 @@ class PrecisionReport:
         ]
         verdict = Text("PASS", style="bold green") if self.passed else Text("FAIL", style="bold red")
         why = "samples are not told apart, and no figure left its tolerance" if self.passed else self._why()
-        return Group(table, *map(plain, said), verdict.append(f": {why}", style="default not bold"))
+        return Group(table, *map(Text, said), verdict.append(f": {why}", style="default not bold"))
 
     def _why(self) -> str:
         told = [f"samples are told apart (p < {LEVEL:g})"] if self.p_value < LEVEL else []

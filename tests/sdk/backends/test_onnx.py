@@ -237,3 +237,10 @@ def test_ten_gigabytes_and_a_pipe_are_refused_unread(tmp_path):
 def test_a_session_says_how_it_reaches_another_process(write):
     with pytest.raises(TypeError, match="open its file in each process"):
         copy.deepcopy(load_onnx(write(), CPU)[1])
+
+
+def test_a_runtime_too_old_is_named_with_the_line_that_mends_it(write, monkeypatch):
+    path = write()
+    monkeypatch.setattr(sessions.runtime(), "__version__", "1.25.3")
+    with pytest.raises(MissingExtraError, match=r"onnxruntime 1\.25\.3 is older than 1\.26: pip install -U"):
+        load_onnx(path, CPU)

@@ -143,3 +143,11 @@ def test_without_openvino_the_extra_is_named(write_ir, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"stmd-sdk\[openvino\]"):
         Sampler.from_pretrained(path)
+
+
+@pytest.mark.parametrize("version", ["2026.3.0-20000-abc-releases/2026/3", "2025.4.1", ""])
+def test_an_openvino_too_old_is_named_with_the_line_that_mends_it(write_ir, monkeypatch, version):
+    path = write_ir()
+    monkeypatch.setattr(ov, "__version__", version)
+    with pytest.raises(MissingExtraError, match=r"older than 2026\.4: pip install -U 'stmd-sdk\[openvino\]'"):
+        Sampler.from_pretrained(path)

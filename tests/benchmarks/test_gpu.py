@@ -1,0 +1,43 @@
+"""The command for a GPU: a part that fails, or never ends, takes nothing of the others with it."""
+
+import argparse
+import sys
+
+import gpu
+import pytest
+
+
+def test_how_a_command_went_is_said_and_what_it_wrote_is_kept(tmp_path):
+    log = tmp_path / "log.txt"
+    assert gpu.limited(["-c", "print('begun')"], 60, log) == "done"
+    assert gpu.limited(["-c", "print('begun'); raise SystemExit(3)"], 60, log) == "failed with exit status 3: log.txt"
+    assert log.read_text() == "begun\n"
+    endless = "import time; print('begun', flush=True); time.sleep(60)"
+    assert gpu.limited(["-c", endless], 3, log).startswith("stopped after its 3 s")
+    assert log.read_text() == "begun\n"
+
+
+@pytest.mark.parametrize("lost", range(1, 4))
+def test_a_gpu_that_is_lost_leaves_what_was_measured(tmp_path, monkeypatch, lost):
+    asked = []
+
+    def limited(command, seconds, log):
+        """The first ``lost`` parts are measured; from then on there is no device."""
+        asked.append(command)
+        log.write_text(f"figure {len(asked)}\n" if len(asked) <= lost else "CUDA error: device lost\n")
+        return "done" if len(asked) <= lost else f"failed with exit status 1: {log.name}"
+
+    monkeypatch.setattr(gpu, "limited", limited)
+    options = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+    gpu.main()
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert [f"figure {k}" in page for k in range(1, 5)] == [k <= lost for k in range(1, 5)]
+    assert page.count("failed with exit status 1") == 4 - lost
+    assert len(asked) == 4  # no training where no step was timed, and no judgement without a model
+
+
+def test_a_step_that_was_not_measured_is_no_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "limited", lambda *_: "failed with exit status 1: steps.txt")
+    options = argparse.Namespace(out=tmp_path, recipe="mnist", device="cuda")
+    assert gpu.measured_step(options, True) == ("failed with exit status 1: steps.txt", None)
