@@ -150,7 +150,8 @@ def test_guided_rows_learn_the_velocity_that_two_evaluations_would_combine():
 
 @pytest.mark.parametrize("objective", ["stmd", "stmd, guidance inside"])
 def test_pieces_of_a_batch_have_the_labels_of_their_rows(tmp_path, objective):
-    recipe = recipe_of(*OBJECTIVES[objective], "steps=3", "learned_weights=false")
+    # AdamW blows up rounding where a gradient is next to none, by as much as the rate.
+    recipe = recipe_of(*OBJECTIVES[objective], "steps=3", "learned_weights=false", "learning_rate=3e-4")
     one, two = (
         TrainingRun(replace(recipe, microbatches=pieces), three_spots(), tmp_path / str(pieces))(progress=False)
         for pieces in (1, 4)
