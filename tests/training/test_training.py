@@ -58,7 +58,8 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
     assert {"digits", "mixture2d", "mixture64", "mnist", "mnist-compact", "cifar10", "celeba"} <= set(names)
     for name in names:
         recipe = load_recipe(name)
-        calibrated, local = name.endswith(("-calibrated", "-classes")), name.endswith("-local")
+        calibrated, fitted = name.endswith(("-calibrated", "-classes")), recipe.steps == 0
+        local = name.endswith("-local") or fitted
         (d, *_), one = recipe.shape, torch.ones(1, dtype=torch.float64)
         round_one = LocalGaussians.of(one, torch.zeros(1, d), torch.eye(d)[None]) if local else None
         spec = recipe.model_spec(1.0, {}, round_one)
@@ -66,7 +67,7 @@ def test_every_bundled_recipe_is_read_and_builds_its_loss():
         assert getattr(recipe.objective, "target", "x0") == (
             "mixture" if local else "residual" if calibrated else "x0"
         ), name
-        assert (recipe.energy_score.weight > 0) == (calibrated or local), name
+        assert (recipe.energy_score.weight > 0) == ((calibrated or local) and not fitted), name
         of, _, variant = name.rpartition("-")
         baseline = variant in ("meanflow", "ddpm")
         assert recipe.objective.kind == (variant if baseline else "stmd"), name
