@@ -27,16 +27,8 @@ from stmd_sdk.diffusion.posterior import PointPosterior, Posterior
 from stmd_sdk.diffusion.schedule import expand
 from stmd_sdk.evaluation import JointDraws, load_classifier
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
-from stmd_sdk.operators import (
-    Blur,
-    GaussianNoise,
-    LinearOperator,
-    Mask,
-    Measurement,
-    average_pool,
-    box_mask,
-    random_mask,
-)
+from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool
+from stmd_sdk.operators.masks import box_mask, random_mask
 
 DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
 FIRST = 100.0  # the first level of the peers

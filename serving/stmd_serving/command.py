@@ -62,9 +62,9 @@ def _applications(plan: Plan) -> dict[str, Any]:
 def _serve(applications: dict[str, Any], plan: Plan, stop: threading.Event) -> None:
     from ray import serve  # noqa: PLC0415
 
+    *_, front = applications
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
-        *_, front = applications
         serve.run_many(
             [
                 serve.RunTarget(target, name=name, route_prefix="/" if name == front else None)
@@ -75,7 +75,7 @@ def _serve(applications: dict[str, Any], plan: Plan, stop: threading.Event) -> N
         stop.wait()
     finally:
         with suppress(TimeoutError):
-            serve.delete([*applications][-1])  # it ends once it has answered; shutdown() would cut that off
+            serve.delete(front)  # it ends once it has answered; shutdown() would cut that off
         serve.shutdown()
 
 

@@ -199,8 +199,10 @@ class STMDLoss:
         if self.teacher is None and w is None:
             return None
         exact = None if self.teacher is None else self._exact(self.teacher(noise))
+        if w is None:
+            return Taught(exact)
         unlabelled = self.posterior(network, replace(noise, labels=None)).velocity
-        return Taught(exact, None if w is None else Guided(rows, w[rows], unlabelled))
+        return Taught(exact, Guided(rows, w[rows], unlabelled))
 
     def _exact(self, denoiser: Denoiser) -> GlassVelocity:
         match self.target:

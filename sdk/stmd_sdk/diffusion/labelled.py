@@ -63,16 +63,16 @@ def with_labels(
 
     Rows without a label, -1, have the null class, and nothing to be guided to.
     """
-    columns, column = [times], torch.full_like(times[:, :1], classes.count)
+    column = torch.full_like(times[:, :1], classes.count)
+    if labels is not None:
+        column = torch.where(labels[:, None] < 0, column, labels[:, None])
+    if classes.guided == 1:
+        return torch.cat([times, column], dim=1)
     share = torch.zeros_like(column)
     if labels is not None:
-        labelled = labels[:, None] >= 0
-        column = torch.where(labelled, labels[:, None], column)
         w = guidance[:, None] if isinstance(guidance, Tensor) else torch.full_like(share, guidance)
-        share = torch.where(labelled, (w - 1) / (classes.guided - 1), share) if classes.guided > 1 else share
-    if classes.guided > 1:
-        columns.append(share)
-    return torch.cat([*columns, column], dim=1)
+        share = torch.where(labels[:, None] < 0, share, (w - 1) / (classes.guided - 1))
+    return torch.cat([times, share, column], dim=1)
 
 
 @final
