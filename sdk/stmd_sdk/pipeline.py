@@ -39,7 +39,9 @@ class STMDNetwork(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, spec: str) -> None:
         super().__init__()
-        self.inner = ModelSpec.from_json(spec, SOURCE).build_network()
+        with torch.device("cpu"):  # a spec's own numbers are checked, also where the weights are still on none
+            described = ModelSpec.from_json(spec, SOURCE)
+        self.inner = described.build_network()
 
     @property
     def spec(self) -> ModelSpec:

@@ -65,6 +65,19 @@ def test_it_is_a_pipeline_that_draws_by_its_exact_flow(folder, expected, tmp_pat
     assert torch.equal(images, expected / 2 + 0.5)
 
 
+def test_a_pipeline_that_was_saved_and_put_on_the_hub_is_opened_there(hub, tmp_path):
+    """As ``pipe.push_to_hub`` puts it: the files that ``save_pretrained`` writes."""
+    digits = Sampler.from_pretrained("digits", device="cpu")
+    STMDPipeline.from_sampler(digits).save_pretrained(tmp_path)
+    hub.add("lab/digits", {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*.*")})
+    opened = Sampler.from_pretrained("lab/digits", device="cpu")
+    assert opened.spec == digits.spec
+    assert torch.equal(opened.sample(2, seed=5), digits.sample(2, seed=5))
+    done = CliRunner().invoke(app, ["push", "lab/digits", "me/digits"])
+    assert done.exit_code == 0, done.output
+    assert torch.equal(Sampler.from_pretrained("me/digits", device="cpu").sample(2, seed=5), digits.sample(2, seed=5))
+
+
 def test_it_teaches(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = "steps=1", "batch_size=4", 'network={kind="unet",channels=[8,16],groups=4,attention=[],embedding_width=16}'

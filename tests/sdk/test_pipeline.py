@@ -1,17 +1,28 @@
 """A model in diffusers' hands draws what the sampler draws, before and after diffusers saved and loaded it."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 
-from stmd_sdk import InvalidArgumentError, Sampler, STMDPipeline, STMDScheduler, VPSchedule, to_images
+from stmd_sdk import (
+    CheckpointError,
+    InvalidArgumentError,
+    Sampler,
+    STMDPipeline,
+    STMDScheduler,
+    VPSchedule,
+    to_images,
+)
+from stmd_sdk.diffusion.cosine import CosineSchedule
 from stmd_sdk.operators import Mask
+from stmd_sdk.runs.description import describe_file
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +105,46 @@ def test_its_folder_holds_safetensors_and_json_alone(folder):
         "scheduler/scheduler_config.json",
     }
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "STMDPipeline"
+
+
+def test_its_folder_is_a_model_to_everything_that_takes_one(folder, sampler):
+    opened = Sampler.from_pretrained(folder, device="cpu")
+    assert opened.spec == sampler.spec
+    assert torch.equal(opened.sample(2, seed=1), sampler.sample(2, seed=1))
+    alone = Sampler.from_pretrained(folder / "network", device="cpu")
+    assert torch.equal(alone.sample(2, seed=1), sampler.sample(2, seed=1))
+    assert describe_file(str(folder))[1:] == describe_file("digits")[1:]
+
+
+def test_the_schedule_of_the_folder_is_that_of_its_scheduler(sampler, tmp_path):
+    pipe = STMDPipeline.from_sampler(sampler)
+    STMDPipeline(pipe.network, STMDScheduler({"kind": "cosine"})).save_pretrained(tmp_path)
+    assert Sampler.from_pretrained(tmp_path, device="cpu").spec.schedule == CosineSchedule()
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(CheckpointError, match="a DDPMScheduler, and this project's network goes with STMDScheduler"):
+        Sampler.from_pretrained(tmp_path)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "STMDScheduler", "schedule": {"kind": "karras"}}'
+    )
+    with pytest.raises(CheckpointError, match=r"scheduler_config.json: schedule"):
+        Sampler.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ['{"_class_name": "STMDNetwork"}', '{"_class_name": "STMDNetwork", "spec": "{}"}'])
+def test_a_folder_whose_spec_is_none_says_so(folder, damage, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "network" / "config.json").write_text(damage)
+    with pytest.raises(CheckpointError, match=r"network/config.json"):
+        Sampler.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("name", ["mixture2d", "mixture64", "mnist"])
+def test_vectors_and_classes_and_local_gaussians_survive_a_folder(name, tmp_path):
+    sampler = Sampler.from_pretrained(name, device="cpu")
+    STMDPipeline.from_sampler(sampler).save_pretrained(tmp_path)
+    opened = Sampler.from_pretrained(tmp_path, device="cpu")
+    assert opened.spec == sampler.spec
+    assert torch.equal(opened.sample(2, seed=3), sampler.sample(2, seed=3))
 
 
 def test_vectors_come_as_they_are():

@@ -29,8 +29,9 @@ from stmd_sdk.errors import InferenceWarning, InvalidArgumentError, TrainingErro
 from stmd_sdk.files import brief
 from stmd_sdk.inference.guidance import values_of
 from stmd_sdk.inference.resampling import effective_share, log_mean, next_temperature
-from stmd_sdk.models.checkpoint import load_model, resolve_model
+from stmd_sdk.models.checkpoint import resolve_model
 from stmd_sdk.models.spec import ModelSpec
+from stmd_sdk.pretrained.opening import load_pretrained
 from stmd_sdk.progress import progress_bar
 from stmd_sdk.runs.chunks import rows_at_once
 from stmd_sdk.sampler import Sampler
@@ -49,11 +50,11 @@ MADE = "objective", "shape", "network", "schedule", "classes"
 
 
 def load_base(name_or_path: str) -> Base:
-    """A model whose training can go on: a bundled name, or a .safetensors file."""
+    """A model whose training can go on: a bundled name, a .safetensors file, or a folder that a pipeline saved."""
     path = resolve_model(name_or_path)
     if path.suffix != ".safetensors":
         raise InvalidArgumentError(f"{path}: an exported model cannot be trained; give its .safetensors file")
-    spec, network = load_model(path)
+    spec, network = load_pretrained(path)
     return Base(spec, network.state_dict())
 
 

@@ -14,7 +14,16 @@ from .folders import refuse_pickle, weights_in
 from .spec import ModelSpec
 from .tensors import opened_tensors, read_metadata, write_tensors
 
-__all__ = ["bundled_models", "checked_weights", "load_model", "read_spec", "resolve_model", "save_model"]
+__all__ = [
+    "SPEC_KEY",
+    "bundled_models",
+    "checked_weights",
+    "load_model",
+    "network_of",
+    "read_spec",
+    "resolve_model",
+    "save_model",
+]
 
 SPEC_KEY = "stmd_spec"
 BUNDLED = Path(__file__).parent
@@ -82,14 +91,19 @@ def load_model(path: Path) -> tuple[ModelSpec, nn.Module]:
     """The spec and the network of a model file: float32, on the CPU, in evaluation mode."""
     with opened_tensors(path) as (tensors, metadata):
         spec = _spec(path, metadata)
-        try:
-            # On the meta device no weights are allocated, nor drawn at random only to be replaced.
-            with torch.device("meta"):
-                network = spec.build_network()
-        except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:  # diffusers' too
-            raise CheckpointError(f"{path}: its spec describes no network ({brief(first_line(error))})") from error
-        network.load_state_dict(checked_weights(path, tensors, network.state_dict()), assign=True)
-    return spec, network.eval().requires_grad_(False)
+        return spec, network_of(path, spec, tensors)
+
+
+def network_of(path: Path, spec: ModelSpec, tensors: dict[str, Tensor]) -> nn.Module:
+    """The network of a spec, with a file's tensors: float32, on the CPU, in evaluation mode."""
+    try:
+        # On the meta device no weights are allocated, nor drawn at random only to be replaced.
+        with torch.device("meta"):
+            network = spec.build_network()
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:  # diffusers' too
+        raise CheckpointError(f"{path}: its spec describes no network ({brief(first_line(error))})") from error
+    network.load_state_dict(checked_weights(path, tensors, network.state_dict()), assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def checked_weights(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ __all__ = ["CONFIG", "INDEX", "read_table", "refuse_pickle", "weights_in"]
 
 INDEX, CONFIG = "model_index.json", "config.json"
 JSON_BYTES = 2**20
-NETWORKS = "unet", "transformer"
+NETWORKS = "unet", "transformer", "network"  # the last as STMDPipeline has it
 
 
 def read_table(path: Path) -> dict[str, Any]:

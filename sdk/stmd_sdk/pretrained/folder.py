@@ -23,11 +23,10 @@ from ..models.objective import Pretrained
 from ..models.spec import ModelSpec
 from ..models.tensors import read_tensors
 from ..networks import DiffusersConfig
-from .scheduler import read_scheduler
+from .scheduler import SCHEDULER, read_scheduler
 
 __all__ = ["describes_diffusers", "diffusers_spec", "load_diffusers"]
 
-SCHEDULER = "scheduler_config.json"
 SUPPORTED = {
     "UNet2DModel": "UNet2DModel",
     "DiTTransformer2DModel": "DiTTransformer2DModel",

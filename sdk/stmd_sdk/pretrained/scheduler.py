@@ -10,8 +10,9 @@ from ..diffusion.preconditioning import DiscreteSteps, EDMLevels, FlowLevels, Pr
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import brief
 
-__all__ = ["read_scheduler"]
+__all__ = ["SCHEDULER", "read_scheduler"]
 
+SCHEDULER = "scheduler_config.json"
 CLIPPING = "DDPMScheduler", "DDIMScheduler"
 """Those that clip x_0 where their configuration does not say."""
 STEPS = (
