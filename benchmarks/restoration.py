@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,11 +215,11 @@ def _keys(seed: int, problem: Problem) -> list[Noise]:
     return [Noise.of(seed, DRAWS).fold(100 + i) for i in range(len(problem.x))]
 
 
-def scores(problem: Problem, restored: Restored, seed: int) -> Row:
-    """Coverage of 90 % intervals, spread-skill ratio and CRPS, ± a standard error over the truths."""
-    noise = Noise.of(seed, len(problem.x)).fold(9)
-    joint = JointDraws(problem.x, problem.operator.A_dagger(problem.y), 0.0, restored.draws)
-    pixels = ranks(problem.x.flatten(1), joint.draws.flatten(2), noise.fold(0))
+def scores(x: Tensor, draws: Tensor, seed: int) -> Row:
+    """Coverage of 90 % intervals, spread-skill ratio and CRPS, ± a standard error over the truths x [n, *d]."""
+    noise = Noise.of(seed, len(x)).fold(9)
+    joint = JointDraws(x, x, 0.0, draws)
+    pixels = ranks(x.flatten(1), draws.flatten(2), noise.fold(0))
     along = projected_ranks(joint, DIRECTIONS, noise.fold(1))
     found = {
         "pixel_coverage90": interval_coverage(pixels, DRAWS, mask=lively(joint, 1.0).flatten(1)),
@@ -228,6 +229,25 @@ def scores(problem: Problem, restored: Restored, seed: int) -> Row:
     }
     row: Row = {name: one.value for name, one in found.items()}
     return {**row, **{f"{name}_error": one.error for name, one in found.items()}}
+
+
+def scored(row: Row, x: Tensor, method: Callable[[], Restored], seed: int) -> Row:
+    """A row with what a method costs and how good its draws are, or why there are none."""
+    begun = time.process_time()
+    try:
+        restored = method()
+    except InferenceError as error:
+        return {**row, "failed": str(error)}
+    cost = {"evaluations": restored.evaluations, "cpu_seconds": time.process_time() - begun}
+    return {**row, **cost, **scores(x, restored.draws, seed), **restored.notes}
+
+
+def held_out(data: Path, sampler: Sampler, model: str, digits: range) -> Tensor:
+    """These rows of the test set, which must be what the model draws."""
+    images = load_data(data, split="test")
+    if not isinstance(images, ArrayData) or images.shape != sampler.spec.shape:
+        raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
+    return images[torch.tensor(digits)]
 
 
 def opened(model: str, glass: bool) -> Sampler:
@@ -244,10 +264,7 @@ def restoration(
     seed: int, sigma: float,
 ) -> list[Row]:  # fmt: skip
     """All methods whose name begins with one of ``names``, on all problems of these rows of the test set."""
-    held_out = load_data(data, split="test")
-    if not isinstance(held_out, ArrayData) or held_out.shape != sampler.spec.shape:
-        raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
-    x = held_out[torch.tensor(digits)]
+    x = held_out(data, sampler, model, digits)
     methods: dict[str, Method] = {f"condition, N = {n}": conditioned_draws(n) for n in (10, 20)}
     methods |= {f"gibbs, {n} levels": gibbs_draws(n) for n in (20, 40)}
     methods |= {f"gibbs, resampled, {n} particles": resampled_draws(n) for n in (64, 256)}
@@ -260,14 +277,7 @@ def restoration(
         for name, method in methods.items():
             row: Row = {"problem": problem.name, "posterior": model, "method": name, "seed": seed,
                         "first": digits.start, "digits": len(digits), "draws": DRAWS, "sigma": sigma}  # fmt: skip
-            begun = time.process_time()
-            try:
-                restored = method(sampler, problem, seed)
-            except InferenceError as error:
-                rows.append({**row, "failed": str(error)})
-            else:
-                cost = {"evaluations": restored.evaluations, "cpu_seconds": time.process_time() - begun}
-                rows.append({**row, **cost, **scores(problem, restored, seed), **restored.notes})
+            rows.append(scored(row, x, partial(method, sampler, problem, seed), seed))
             print(rows[-1], flush=True)
     return rows
 

@@ -20,7 +20,6 @@ from stmd_training.fitting import fit_local_gaussians, measured_spec
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
 from stmd_training.smoke import smoke_test
-from stmd_training.steps import Base
 
 SCHEDULE = VPSchedule()
 SHORT = ("network={kind='mlp', width=16, depth=1}", "batch_size=32", "steps=6", "checkpoint_every=3", "log_every=1")
@@ -120,8 +119,7 @@ def test_an_interrupted_run_from_local_gaussians_goes_on_bit_for_bit(tmp_path, m
 def test_a_run_from_a_trained_base_keeps_the_bases_gaussians():
     recipe, law = load_recipe("mixture2d-local", ("clusters=2",)), mixture("mixture2d")
     own = LocalGaussians.of(law.weights, law.means, law.covariances)
-    base = Base(recipe.model_spec(0.5, {}, own), {})
-    spec = measured_spec(recipe, law, base)
+    spec = measured_spec(recipe, law, recipe.model_spec(0.5, {}, own))
     assert (spec.local_gaussians, spec.sigma_data) == (own, 0.5)
 
 

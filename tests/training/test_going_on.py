@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from stmd_sdk.data.load import load_data
 from stmd_sdk.errors import CheckpointError, DataError, OutputError, TrainingError
 from stmd_sdk.models.checkpoint import load_model, read_spec, save_model
 from stmd_sdk.models.tensors import read_tensors, write_tensors
-from stmd_training import cli, run, state
+from stmd_training import cli, fitting, run, state
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
 from stmd_training.tilt import load_base
@@ -195,6 +196,17 @@ def test_a_run_goes_on_whatever_of_its_two_files_there_is(tmp_path, lost, monkey
     a, b = load_file(path), load_file(whole)
     assert all(torch.equal(a[name], b[name]) for name in b)
     assert read_spec(path).training["steps"] == 8
+
+
+def test_a_run_goes_on_with_the_gaussians_that_it_began_with(tmp_path, monkeypatch):
+    """Whatever this version of the project would fit: the state's weights know the old ones."""
+    data, recipe = load_data("mixture2d"), tiny("clusters=2", "steps=4", name="mixture2d-local")
+    half = TrainingRun(recipe, data, tmp_path)(progress=False)
+    began = read_spec(half).local_gaussians
+    monkeypatch.setattr(fitting, "fit_local_gaussians", None)
+    path = TrainingRun(replace(recipe, steps=8), data, tmp_path)(progress=False)
+    assert read_spec(path).training["steps"] == 8
+    assert read_spec(path).local_gaussians == began
 
 
 def test_damaged_lines_of_a_log_are_dropped(tmp_path):

@@ -20,7 +20,6 @@ from stmd_sdk.models.spec import ModelSpec
 from .batches import FIT, TrainingData
 from .likelihood import Fit, ascend, maximised
 from .recipe import Recipe
-from .steps import Base
 
 __all__ = ["fit_local_gaussians", "measured_spec"]
 
@@ -29,10 +28,10 @@ HELD_OUT, GAIN = 5, 1e-3  # a fifth of the samples, nats a sample
 FLOOR = 1e-4  # of the data's mean square, the least variance: a cluster may be flat
 
 
-def measured_spec(recipe: Recipe, data: TrainingData, base: Base | None = None) -> ModelSpec:
-    """The spec of the model that ``recipe`` trains on ``data``, with what was measured for ``base`` if there is one."""
-    if base is not None:
-        return recipe.model_spec(base.spec.sigma_data, {}, base.spec.local_gaussians)
+def measured_spec(recipe: Recipe, data: TrainingData, before: ModelSpec | None = None) -> ModelSpec:
+    """The spec of the model that ``recipe`` trains on ``data``, with what was measured for an earlier one if given."""
+    if before is not None:
+        return recipe.model_spec(before.sigma_data, {}, before.local_gaussians)
     gaussians = None
     if recipe.clusters:
         if len(data.shape) != 1:

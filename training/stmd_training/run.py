@@ -200,12 +200,23 @@ class TrainingRun:
     def spec(self) -> ModelSpec:
         """The spec of the model that is trained, with the data's codec (latents bring their VAE's digest).
 
-        What else was measured of the data is the base's where there is one: its weights generate that target.
+        What else was measured of the data is the base's where there is one, or this run's own from before it was
+        stopped: their weights generate that target, which another version of this project may fit otherwise.
         """
         recipe = replace(self.recipe, codec=self.seen.codec)
         if recipe.classes and isinstance(self.seen, ArrayData):
             recipe = replace(recipe, class_names=named_classes(recipe, self.seen))
-        return measured_spec(recipe, self.seen, self.base)
+        return measured_spec(recipe, self.seen, self._begun(recipe) if self.base is None else self.base.spec)
+
+    def _begun(self, recipe: Recipe) -> ModelSpec | None:
+        """The spec of this run's model so far, None before its first or where it is of another objective."""
+        if not (self.state_path.exists() and self.model_path.exists()):
+            return None
+        try:
+            spec = read_spec(self.model_path)
+        except CheckpointError:  # its state makes it again
+            return None
+        return spec if spec.objective == recipe.objective else None
 
     def _after(self, step: Step, spec: ModelSpec, state: TrainState, log: RunLog, seconds: float) -> None:
         recipe, last = self.recipe, step.step == self.recipe.steps
