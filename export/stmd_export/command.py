@@ -50,11 +50,10 @@ class WholeOptions:
 
     def of(self, spec: ModelSpec) -> Whole:
         """The same of a model."""
-        names = spec.classes.names if spec.classes is not None else ()
         return Whole(
             self.inference_steps or spec.default_inference_steps,
             spec.flow_steps(self.mean_flow_steps),
-            None if self.label is None else parsed_label(self.label, names),
+            parsed_label(self.label, spec.classes),
             self.takes_labels,
             self.guidance,
         )
@@ -74,9 +73,7 @@ class RestorationOptions:
 
     def of(self, spec: ModelSpec) -> WholeRestoration:
         """The same of a model."""
-        names = spec.classes.names if spec.classes is not None else ()
-        label = None if self.label is None else parsed_label(self.label, names)
-        m = spec.flow_steps(self.mean_flow_steps)
+        label, m = parsed_label(self.label, spec.classes), spec.flow_steps(self.mean_flow_steps)
         return WholeRestoration(self.operator, self.levels, self.sigma, m, label, self.takes_labels)
 
 

@@ -75,7 +75,7 @@ def asked_class(text: str, classes: Classes | None, model: str) -> tuple[int, st
     """The number and the name of the class that ``--label`` asks of a model for."""
     if classes is None:
         raise InvalidArgumentError(f"--label {text}: {model} has no classes to choose from")
-    label = classes.number(parsed_label(text, classes.names))
+    label = classes.number(parsed_label(text, classes))
     return label, classes.name(label)
 
 

@@ -125,7 +125,8 @@ class Restorer:
     def draw(self, operator: LinearOperator, y: Tensor, sigma: float, *, progress: bool = False) -> tuple[Tensor, str]:
         """The draws [n, c, h, w] given ``y``, and in words what made them."""
         how, sampler = self.how, self.sampler
-        shown: dict[str, Any] = {"seed": self.seed, "labels": self._label(), "progress": progress}
+        labels = parsed_label(how.label, sampler.spec.classes)
+        shown: dict[str, Any] = {"seed": self.seed, "labels": labels, "progress": progress}
         if how.method == "condition":
             steps = CONDITION_STEPS if how.steps is None else how.steps
             given = sampler.condition(*as_the_network_sees(operator, y, sampler), sigma=sigma)
@@ -142,10 +143,6 @@ class Restorer:
         shown["seed"] = Noise.of(self.seed, how.draws).fold(CONDITION_STEPS)
         draws = sampler.chain(measured, how.draws, steps=steps, tempering=None, start=start, **shown)
         return draws.samples, f"{CONDITION_STEPS} inference steps and {steps} of a chain"
-
-    def _label(self) -> int | str | None:
-        names = () if self.sampler.spec.classes is None else self.sampler.spec.classes.names
-        return None if self.how.label is None else parsed_label(self.how.label, names)
 
     @property
     def words(self) -> str:

@@ -21,11 +21,6 @@ UNLABELLED = -1
 MOST_CLASSES = 65_536  # float32, in which labels travel beside the times, tells them all apart
 
 
-def parsed_label(text: str, names: tuple[str, ...]) -> int | str:
-    """A label as a shell gives it: a name where a class is called so, else a number if it is one."""
-    return int(text) if text.isdecimal() and text not in names else text
-
-
 @final
 @dataclass(frozen=True)
 class Classes:
@@ -82,3 +77,10 @@ class Classes:
             known = ", ".join(self.names) if self.names else f"the numbers 0 to {self.count - 1}, which have no names"
             raise InvalidArgumentError(f"labels: no class {label!r}; there are {known}")
         return self.names.index(label)
+
+
+def parsed_label(text: str | None, classes: Classes | None) -> int | str | None:
+    """A label as a shell gives it, if it does: a name where a class is called so, else a number if it is one."""
+    if text is None or not text.isdecimal() or (classes is not None and text in classes.names):
+        return text
+    return int(text)

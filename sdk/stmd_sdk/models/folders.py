@@ -27,6 +27,9 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def refuse_pickle(path: Path) -> None:
     """Raise for a file that can only be read by executing what is in it."""
+    graph = path.with_suffix(".xml")
+    if path.suffix == ".bin" and is_file(graph, CheckpointError):
+        raise CheckpointError(f"{path}: holds the weights of {graph}: name that one")
     if path.suffix in PICKLES:
         raise CheckpointError(
             f"{path}: is a pickle, which runs what is in it when it is read. Where you trust it, convert it: "

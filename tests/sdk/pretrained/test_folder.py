@@ -316,6 +316,13 @@ def test_pickles_are_refused_unread(tmp_path, suffix):
         Sampler.from_pretrained(path)
 
 
+def test_the_weights_of_an_openvino_graph_are_no_pickle(tmp_path):
+    for name in ("model.bin", "model.xml"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"holds the weights of .*model\.xml: name that one"):
+        Sampler.from_pretrained(tmp_path / "model.bin")
+
+
 def test_a_folder_of_something_else_is_no_model(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder; name a file in it"):
         resolve_model(tmp_path)
