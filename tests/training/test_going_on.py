@@ -54,6 +54,15 @@ def test_a_run_says_what_it_trains_on_and_refuses_to_go_on_with_other_data(tmp_p
     assert trained(load_data("mixture2d"), tmp_path / "law")[1] == ["draws [2] of mixture2d"]
 
 
+def test_a_run_that_a_cpu_can_only_emulate_says_what_is_faster(tmp_path, monkeypatch):
+    law = load_data("mixture2d")
+    for capability, told in (("AVX2", 1), ("AVX512", 0)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+        _, said = trained(law, tmp_path / capability, "steps=1", "precision=bfloat16")
+        assert sum("--set precision=float32" in line for line in said) == told
+        assert not any("--set" in line for line in trained(law, tmp_path / f"{capability}-32", "steps=1")[1])
+
+
 def test_states_from_before_data_were_remembered_go_on(tmp_path):
     data = vectors(tmp_path / "a.npz")
     half, _ = trained(data, tmp_path / "run", "steps=4")

@@ -117,6 +117,8 @@ class TrainingRun:
                 self.state_path.unlink(missing_ok=True)
             self.processes.wait()
             say(described(self.data, self.seen))
+            if self.recipe.precision == "bfloat16" and self.device.type == "cpu" and _emulates_bfloat16():
+                say("bfloat16 products are emulated on this CPU, several times slower: --set precision=float32")
             return self._train(progress, say)
 
     def _train(self, progress: bool, say: Callable[[str], None]) -> Path:
@@ -271,6 +273,11 @@ class TrainingRun:
             **({} if self.teacher is None else {"teacher": self.teacher.name}),
             **self.facts,
         }
+
+
+def _emulates_bfloat16() -> bool:
+    """Whether this is an x86 CPU from before AVX-512, which is where bfloat16 units began."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _check_codec(codec: Codec, data: TrainingData) -> None:
