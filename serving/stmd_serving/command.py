@@ -9,8 +9,9 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,11 @@ def _applications(plan: Plan) -> dict[str, Any]:
 
 
 def _serve(applications: dict[str, Any], plan: Plan, stop: threading.Event) -> None:
+    import ray  # noqa: PLC0415
     from ray import serve  # noqa: PLC0415
 
     *_, front = applications
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(http_options={"host": plan.host, "port": plan.port})
         serve.run_many(
@@ -76,7 +79,9 @@ def _serve(applications: dict[str, Any], plan: Plan, stop: threading.Event) -> N
     finally:
         with suppress(TimeoutError):
             serve.delete(front)  # it ends once it has answered; shutdown() would cut that off
-        serve.shutdown()
+        with redirect_stdout(StringIO()):  # where Ray prints that its controller was killed, which it does itself
+            serve.shutdown()
+            ray.shutdown()
 
 
 def _check_free(host: str, port: int) -> None:
