@@ -143,14 +143,15 @@ def latency() -> None:
 
 def restoration() -> None:
     """CRPS and coverage of restored digits over processor time."""
-    found = [row for row in stored("posterior-digits")["rows"] if "crps" in row]
+    rows = stored("posterior-digits")["rows"]
+    found = [{**row, "method": f"{row['method']}, {row['digits']} digits"} for row in rows]
     problems = list(dict.fromkeys(row["problem"] for row in found))
     methods = list(dict.fromkeys(row["method"] for row in found))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
     for ax, key, title in zip(axes, ("crps", "pixel_coverage90"), ("CRPS", "coverage of 90 % intervals"), strict=True):
         for j, method in enumerate(methods):
             rows = [row for row in found if row["method"] == method]
-            places = [problems.index(row["problem"]) + 0.18 * (j - (len(methods) - 1) / 2) for row in rows]
+            places = [problems.index(row["problem"]) + 0.16 * (j - (len(methods) - 1) / 2) for row in rows]
             values, errors = [row[key] for row in rows], [row[f"{key}_error"] for row in rows]
             ax.errorbar(values, places, xerr=errors, fmt="o", capsize=3, label=method)
         ax.set(title=title, yticks=range(len(problems)), yticklabels=problems)

@@ -156,30 +156,6 @@ def test_a_teacher_teaches_a_network_that_never_saw_a_row_without_a_label():
     assert bool(loss(spec.build_network(), Noise.of(1, 8).normal(2), key).isfinite().all())
 
 
-def test_a_teacher_teaches_a_network_that_never_saw_a_row_without_a_label():
-    recipe = recipe_of("unlabelled_share=0")
-    spec = recipe.model_spec(1.0, {})
-    key = Noise.of(2, 8).labelled(torch.arange(8) % 3)
-    loss = recipe.loss(spec, None, lambda noise: lambda x, sigma: x / (1 + sigma[:, None] ** 2))
-    assert bool(loss(spec.build_network(), Noise.of(1, 8).normal(2), key).isfinite().all())
-
-
-def test_a_teacher_teaches_a_network_that_never_saw_a_row_without_a_label():
-    recipe = recipe_of("unlabelled_share=0")
-    spec = recipe.model_spec(1.0, {})
-    key = Noise.of(2, 8).labelled(torch.arange(8) % 3)
-    loss = recipe.loss(spec, None, lambda noise: lambda x, sigma: x / (1 + sigma[:, None] ** 2))
-    assert bool(loss(spec.build_network(), Noise.of(1, 8).normal(2), key).isfinite().all())
-
-
-def test_a_teacher_teaches_a_network_that_never_saw_a_row_without_a_label():
-    recipe = recipe_of("unlabelled_share=0")
-    spec = recipe.model_spec(1.0, {})
-    key = Noise.of(2, 8).labelled(torch.arange(8) % 3)
-    loss = recipe.loss(spec, None, lambda noise: lambda x, sigma: x / (1 + sigma[:, None] ** 2))
-    assert bool(loss(spec.build_network(), Noise.of(1, 8).normal(2), key).isfinite().all())
-
-
 @pytest.mark.parametrize("objective", ["stmd", "stmd, guidance inside"])
 def test_pieces_of_a_batch_have_the_labels_of_their_rows(tmp_path, objective):
     # AdamW blows up rounding where a gradient is next to none, by as much as the rate.
