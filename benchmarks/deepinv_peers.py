@@ -10,22 +10,20 @@ problem.
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import deepinv  # type: ignore[reportMissingImports]  no dependency of this project
 import numpy as np
 import torch
-from restoration import DRAWS, Problem, Restored, Row, held_out, problems, scored
+from restoration import Problem, problems
+from scoring import DRAWS, Restored, Row, digit_options, held_out, scored, write_rows
 from torch import Tensor
 
 from stmd_sdk import Sampler
-from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk.files import check_writable
 from stmd_sdk.operators import Blur, Mask
 
 EVALUATIONS = 100
@@ -42,7 +40,7 @@ class Denoiser(torch.nn.Module):
 
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()
-        self.denoise = sampler.denoiser
+        self.denoise, self.shape = sampler.denoiser, sampler.spec.shape
 
     def forward(self, x: Tensor, sigma: Any, **_: Any) -> Tensor:
         """The mean at σ, one for all or one a row."""
@@ -69,7 +67,7 @@ def physics_of(problem: Problem, shape: tuple[int, ...]) -> Any:
 def dps(denoiser: Denoiser, y: Tensor, physics: Any, weight: float) -> Tensor:
     """DPS, its defaults but for the steps and the weight."""
     model = deepinv.sampling.DPS(denoiser, num_steps=EVALUATIONS + 1, weight=weight, dtype=torch.float32)
-    return model(y, physics, x_init=(len(y), *y.shape[1:-2], 28, 28))
+    return model(y, physics, x_init=(len(y), *denoiser.shape))
 
 
 def diffpir(denoiser: Denoiser, y: Tensor, physics: Any, lambda_: float) -> Tensor:
@@ -111,24 +109,16 @@ def _as_unit(y: Tensor, problem: Problem) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of MNIST's files")
-    parser.add_argument("--model", default="mnist", help="a model of digits")
-    parser.add_argument("--digits", type=int, default=8, help="held-out digits, 8 or more")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("deepinv-peers.json"))
-    options = parser.parse_args()
+    options = digit_options(__doc__, 8, "deepinv-peers.json").parse_args()
     check_writable(options.out)
     sampler = Sampler.from_pretrained(options.model, device="cpu")
     x = held_out(options.data, sampler, options.model, range(options.first, options.first + options.digits))
     denoiser, rows = Denoiser(sampler), list[Row]()
     for problem in problems(x, options.sigma, options.seed):
         physics = physics_of(problem, tuple(x.shape[1:]))
-        for name in options.methods:
-            runner, settings = METHODS[name]
+        for name, (runner, settings) in METHODS.items():
+            if not name.startswith(tuple(options.methods)):
+                continue
             if name == "DDRM" and not isinstance(physics, deepinv.physics.DecomposablePhysics):
                 continue
             row: Row = {"problem": problem.name, "posterior": options.model, "method": f"deepinv's {name}",
@@ -139,9 +129,7 @@ def main() -> None:
             ]
             rows.append(min(tried, key=lambda one: one["crps"]))
             print(rows[-1], flush=True)
-    facts = {"torch": torch.__version__, "deepinv": deepinv.__version__, "device": "cpu", "rows": rows}
-    with written_whole(options.out) as path:
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    write_rows(options.out, rows, deepinv=deepinv.__version__)
 
 
 if __name__ == "__main__":

@@ -8,25 +8,21 @@ several step lengths, where the likelihood has a gradient. What the slices cost 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
-from restoration import DRAWS, Restored, Row, flow_steps, held_out, mean_of, scored
 from rich.console import Console
-from rich.table import Table
+from scoring import DRAWS, Restored, Row, digit_options, flow_steps, held_out, mean_of, scored, table, write_rows
 from solvers import dps
 from torch import Tensor
 
 from stmd_sdk import InferenceError, InferenceWarning, Noise, Sampler
 from stmd_sdk.diffusion.loop import time_grid
-from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk.files import check_writable
 from stmd_sdk.operators import Clip, GaussianNoise, Jpeg, Mask, Measurement, NoiseModel, PhaseRetrieval, PoissonNoise
 from stmd_sdk.operators.protocol import Operator
 
@@ -131,26 +127,9 @@ class Whitened:
         return self.weight * y
 
 
-def table(rows: list[Row]) -> Table:
-    """One line a row, its figures in words."""
-    made = Table("problem", "method", "figures")
-    for row in rows:
-        figures = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, int | float))
-        made.add_row(str(row["problem"]), str(row["method"]), str(row.get("failed") or ", ".join(figures)))
-    return made
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of MNIST's files")
-    parser.add_argument("--model", default="mnist", help="a model of digits")
-    parser.add_argument("--digits", type=int, default=8, help="held-out digits, 8 or more")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so")
-    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise that is not counts")
+    parser = digit_options(__doc__, 8, "nonlinear.json")
     parser.add_argument("--peak", type=float, default=30.0, help="photons of a white pixel")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("nonlinear.json"))
     options = parser.parse_args()
     check_writable(options.out)
     sampler = Sampler.from_pretrained(options.model, device="cpu")
@@ -165,9 +144,7 @@ def main() -> None:
                         "first": options.first, "digits": len(x), "draws": DRAWS}  # fmt: skip
             rows.append(scored(row, x, partial(method, sampler, problem, options.seed), options.seed))
             print(rows[-1], flush=True)
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": "cpu", "rows": rows}
-    with written_whole(options.out) as path:
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    write_rows(options.out, rows)
     Console(width=160).print(table(rows))
 
 

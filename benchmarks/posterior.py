@@ -11,16 +11,14 @@ method and the model. An evaluation is one draw or one score for each chain; DPS
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
-from pathlib import Path
 
 import torch
-from restoration import DIRECTIONS, class_tilt, opened, restoration
+from restoration import class_tilt, opened, restoration
 from rich.console import Console
-from rich.table import Table
+from scoring import DIRECTIONS, digit_options, table, write_rows
 from solvers import dps
 from torch import Tensor
 
@@ -36,7 +34,7 @@ from stmd_sdk.evaluation import (
     sliced_w2,
 )
 from stmd_sdk.evaluation.controls import MeanPosterior
-from stmd_sdk.files import check_writable, written_whole
+from stmd_sdk.files import check_writable
 from stmd_sdk.inference.chain import FreeNoising, RangeNoising, metropolis
 from stmd_sdk.inference.coupling import coupling_for
 from stmd_sdk.inference.draws import ChainDraws
@@ -192,39 +190,20 @@ def digits(options: argparse.Namespace) -> list[dict[str, object]]:
     return rows
 
 
-def table(rows: list[dict[str, object]]) -> Table:
-    """One line a row, its figures in words."""
-    made = Table("problem", "posterior", "method", "figures")
-    for row in rows:
-        figures = (f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, int | float))
-        made.add_row(str(row["problem"]), str(row["posterior"]), str(row["method"]), ", ".join(figures))
-    return made
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = digit_options(__doc__, 16, "posterior.json", required=False)
     parser.add_argument("--quick", action="store_true", help="fewer chains, measurements and digits")
     parser.add_argument("--mixture3", help="a model trained on mixture3")
     parser.add_argument("--mixture64", help="a model trained on mixture64, as the bundled one")
-    parser.add_argument("--data", type=Path, help="a folder of MNIST's files: measure digits")
-    parser.add_argument("--model", default="mnist", help="a model of digits")
     parser.add_argument(
         "--glass", action="store_true", help="draw by the exact flow of the model's denoiser, in 16 evaluations"
     )
-    parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so, as gibbs or steer")
-    parser.add_argument("--digits", type=int, default=16, help=f"held-out digits, {DIRECTIONS} or more")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--dps-steps", type=int, nargs="*", default=[100], help="DPS's numbers of steps")
     parser.add_argument("--zeta", type=float, default=1.0, help="DPS's step length")
-    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of the noise on digits")
-    parser.add_argument("--seed", type=int, default=0, help="of measurements and draws of digits")
-    parser.add_argument("--out", type=Path, default=Path("posterior.json"))
     options = parser.parse_args()
     check_writable(options.out)
     rows = mixtures(options) if options.data is None else digits(options)
-    facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": "cpu", "rows": rows}
-    with written_whole(options.out) as path:
-        path.write_text(json.dumps(facts, indent=1) + "\n")
+    write_rows(options.out, rows)
     Console(width=160).print(table(rows))
 
 

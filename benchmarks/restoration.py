@@ -13,28 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import peers
 import torch
+from scoring import DRAWS, Restored, Row, flow_steps, held_out, mean_of, scored
 from solvers import dps
 from torch import Tensor
 
-from stmd_sdk import DataError, GibbsDraws, InferenceError, InferenceWarning, Noise, Sampler
-from stmd_sdk.data.arrays import ArrayData
-from stmd_sdk.data.load import load_data
+from stmd_sdk import GibbsDraws, InferenceWarning, Noise, Sampler
 from stmd_sdk.diffusion.loop import time_grid
-from stmd_sdk.diffusion.posterior import PointPosterior, Posterior
 from stmd_sdk.diffusion.schedule import expand
-from stmd_sdk.evaluation import JointDraws, load_classifier
-from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
+from stmd_sdk.evaluation import load_classifier
 from stmd_sdk.operators import Blur, GaussianNoise, LinearOperator, Mask, Measurement, average_pool
 from stmd_sdk.operators.masks import box_mask, random_mask
 
-DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
 FIRST = 100.0  # the first level of the peers
 CLASS_WEIGHTS = (0, 1, 0, 1, 0, 2, 0, 2, 0, 4)
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,15 +40,6 @@ class Problem:
     sigma: float
     x: Tensor
     y: Tensor
-
-
-@dataclass(frozen=True)
-class Restored:
-    """Draws [K, n, ...] of one method, what each cost, and what there is to say of the run."""
-
-    draws: Tensor
-    evaluations: int
-    notes: Row
 
 
 Method = Callable[[Sampler, Problem, int], Restored]
@@ -200,54 +185,9 @@ def peer_draws(name: str) -> Method:
     return run
 
 
-def flow_steps(sampler: Sampler) -> int:
-    """M, the network's evaluations a draw."""
-    return sampler.spec.flow_steps(None)
-
-
-def mean_of(sampler: Sampler) -> Posterior:
-    """E[x_0 | x_t] of the model, whatever the key."""
-    return PointPosterior(sampler.denoiser, sampler.spec.schedule, bound=None)
-
-
 def _keys(seed: int, problem: Problem) -> list[Noise]:
     """The keys of the draws for each truth."""
     return [Noise.of(seed, DRAWS).fold(100 + i) for i in range(len(problem.x))]
-
-
-def scores(x: Tensor, draws: Tensor, seed: int) -> Row:
-    """Coverage of 90 % intervals, spread-skill ratio and CRPS, ± a standard error over the truths x [n, *d]."""
-    noise = Noise.of(seed, len(x)).fold(9)
-    joint = JointDraws(x, x, 0.0, draws)
-    pixels = ranks(x.flatten(1), draws.flatten(2), noise.fold(0))
-    along = projected_ranks(joint, DIRECTIONS, noise.fold(1))
-    found = {
-        "pixel_coverage90": interval_coverage(pixels, DRAWS, mask=lively(joint, 1.0).flatten(1)),
-        "projection_coverage90": interval_coverage(along, DRAWS),
-        "spread_skill": spread_skill(joint),
-        "crps": crps(joint),
-    }
-    row: Row = {name: one.value for name, one in found.items()}
-    return {**row, **{f"{name}_error": one.error for name, one in found.items()}}
-
-
-def scored(row: Row, x: Tensor, method: Callable[[], Restored], seed: int) -> Row:
-    """A row with what a method costs and how good its draws are, or why there are none."""
-    begun = time.process_time()
-    try:
-        restored = method()
-    except InferenceError as error:
-        return {**row, "failed": str(error)}
-    cost = {"evaluations": restored.evaluations, "cpu_seconds": time.process_time() - begun}
-    return {**row, **cost, **scores(x, restored.draws, seed), **restored.notes}
-
-
-def held_out(data: Path, sampler: Sampler, model: str, digits: range) -> Tensor:
-    """These rows of the test set, which must be what the model draws."""
-    images = load_data(data, split="test")
-    if not isinstance(images, ArrayData) or images.shape != sampler.spec.shape:
-        raise DataError(f"{data}: holds no images of {list(sampler.spec.shape)}, which {model} draws")
-    return images[torch.tensor(digits)]
 
 
 def opened(model: str, glass: bool) -> Sampler:

@@ -3,7 +3,7 @@
 Annotations are evaluated here, since diffusers before 0.36 finds a pipeline's components by their types.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, final
 
 import torch
@@ -16,12 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from .backends.torch import TorchNetwork
-from .config import read_config
 from .diffusion.labelled import Labels
 from .diffusion.loop import Steps, time_grid, times_of_rows
 from .diffusion.noise import Noise
 from .diffusion.philox import fresh_seed
-from .diffusion.schedules import ScheduleConfig
+from .diffusion.schedules import read_schedule
 from .errors import InvalidArgumentError
 from .images import to_images
 from .models.spec import ModelSpec
@@ -53,11 +52,6 @@ class STMDNetwork(ModelMixin, ConfigMixin):
         return self.inner(x.to(self.dtype), times).float()
 
 
-@dataclass(frozen=True)
-class _Scheduled:
-    schedule: ScheduleConfig
-
-
 @final
 class STMDScheduler(SchedulerMixin, ConfigMixin):
     """The reverse SDE's own step as a scheduler of diffusers: ``model_output`` is a draw of x_0, as of "sample".
@@ -71,8 +65,7 @@ class STMDScheduler(SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, schedule: dict[str, Any] | None = None) -> None:
-        values = {"schedule": {"kind": "vp"} if schedule is None else schedule}
-        self.schedule: ScheduleConfig = read_config(_Scheduled, values).schedule
+        self.schedule = read_schedule(schedule)
         self.set_timesteps(4)
 
     def set_timesteps(self, num_inference_steps: Steps = 4, device: torch.device | str | None = None) -> None:

@@ -1,6 +1,7 @@
 """The scores of restored digits: right for exchangeable draws, and they see draws that are too narrow."""
 
 import restoration
+import scoring
 import torch
 
 from stmd_sdk.diffusion.noise import Noise
@@ -8,13 +9,13 @@ from stmd_sdk.diffusion.noise import Noise
 
 def test_scores_tell_exchangeable_draws_from_narrow_ones():
     n, shape = 64, (1, 28, 28)
-    everything = 0.4 * Noise.of(0, restoration.DRAWS + 1).normal(n, *shape)
+    everything = 0.4 * Noise.of(0, scoring.DRAWS + 1).normal(n, *shape)
     x, draws = everything[0], everything[1:]
     for problem in restoration.problems(x, 0.1, seed=3):
-        right = restoration.scores(problem.x, draws, 0)
+        right = scoring.scores(problem.x, draws, 0)
         for name, exact in [("pixel_coverage90", 0.9), ("projection_coverage90", 0.9), ("spread_skill", 1.0)]:
             assert abs(right[name] - exact) < 4.5 * right[f"{name}_error"], name
-        narrow = restoration.scores(problem.x, 0.5 * draws, 0)
+        narrow = scoring.scores(problem.x, 0.5 * draws, 0)
         assert narrow["pixel_coverage90"] < 0.75
         assert narrow["spread_skill"] < 0.6
         assert narrow["crps"] > right["crps"]

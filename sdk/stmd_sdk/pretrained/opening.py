@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -17,18 +18,21 @@ __all__ = ["is_of_diffusers", "load_pretrained", "pretrained_spec"]
 
 def load_pretrained(path: Path) -> tuple[ModelSpec, nn.Module]:
     """The spec and the network of a file of weights: float32, on the CPU, in evaluation mode."""
-    if not is_of_diffusers(path):
-        return load_model(path)
-    return load_own(path) if describes_own(path) else load_diffusers(path)
+    return _readers(path)[1](path)
 
 
 def pretrained_spec(path: Path) -> ModelSpec:
     """The spec alone."""
-    if not is_of_diffusers(path):
-        return read_spec(path)
-    return own_spec(path) if describes_own(path) else diffusers_spec(path)
+    return _readers(path)[0](path)
 
 
 def is_of_diffusers(path: Path) -> bool:
     """Whether a file of weights has no spec inside, and diffusers' configuration beside it."""
     return SPEC_KEY not in read_metadata(path) and describes_diffusers(path)
+
+
+def _readers(path: Path) -> tuple[Callable[[Path], ModelSpec], Callable[[Path], tuple[ModelSpec, nn.Module]]]:
+    """What reads the spec alone, and what reads the network too, by what wrote a file."""
+    if not is_of_diffusers(path):
+        return read_spec, load_model
+    return (own_spec, load_own) if describes_own(path) else (diffusers_spec, load_diffusers)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from ..config import read_config
-from ..diffusion.schedules import ScheduleConfig
+from ..diffusion.schedules import read_schedule
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import brief, is_file
 from ..models.checkpoint import network_of
@@ -21,11 +20,6 @@ __all__ = ["describes_own", "load_own", "own_spec"]
 
 NETWORK, BRIDGE = "STMDNetwork", "STMDScheduler"  # as the classes of pipeline.py are called
 PREFIX = "inner."
-
-
-@dataclass(frozen=True)
-class _Scheduled:
-    schedule: ScheduleConfig
 
 
 def describes_own(weights: Path) -> bool:
@@ -45,8 +39,7 @@ def own_spec(weights: Path) -> ModelSpec:
     if (name := values.get("_class_name")) != BRIDGE:
         raise CheckpointError(f"{scheduler}: a {brief(str(name))}, and this project's network goes with {BRIDGE}")
     try:
-        schedule = read_config(_Scheduled, {"schedule": values.get("schedule") or {"kind": "vp"}}).schedule
-        return replace(spec, schedule=schedule)
+        return replace(spec, schedule=read_schedule(values.get("schedule")))
     except InvalidArgumentError as error:
         raise CheckpointError(f"{scheduler}: {error}") from error
 
