@@ -32,9 +32,9 @@ def test_recipes_are_the_papers_tables():
 def test_a_smoke_run_goes_the_whole_way(tmp_path, monkeypatch, name):
     from stmd_training import cli
 
-    monkeypatch.setattr(
-        sys, "argv", ["stmd-train", name, "--smoke", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
-    )
+    command = ["stmd-train", name, "--smoke", "--quiet", "--device", "cpu", "--out", str(tmp_path)]
+    classes = ["--set", "classes=3", "--set", "unlabelled_share=0.1"] if name.startswith("celeba") else []
+    monkeypatch.setattr(sys, "argv", [*command, *classes])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 0
@@ -48,6 +48,7 @@ def test_a_smoke_run_goes_the_whole_way(tmp_path, monkeypatch, name):
     assert (out / "samples" / "0000004.png").exists()
     if name.startswith("celeba"):
         assert len(spec.codec.sha256) == 64
+        assert spec.classes.names == ("0000", "0001", "0002")  # the folders of the synthetic pictures
 
 
 def test_latents_of_another_vae_and_an_absent_vae_are_refused_before_training(tmp_path):

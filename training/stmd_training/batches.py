@@ -55,7 +55,7 @@ class ArrayBatches:
 
     def labels(self, step: int, /) -> Int[Tensor, " b"] | None:
         """The classes of step ``step``'s rows, or ``UNLABELLED``."""
-        if not isinstance(self.data, ArrayData) or self.data.labels is None:
+        if self.data.labels is None:
             return None
         hidden = Noise.of(self.seed, self.batch_size).fold(LABELS).fold(step).uniform() < self.unlabelled_share
         return torch.where(hidden, UNLABELLED, self.data.labels[self.rows(step)])

@@ -29,7 +29,7 @@ def identity(data: TrainingData, base: Base | None, teacher: Teacher | None = No
     facts: dict[str, object] = {"shape": list(data.shape)}
     if isinstance(data, ArrayData | ShardedData):
         facts |= {"count": len(data), "sha256": data.digest()}
-        if isinstance(data, ArrayData) and data.labels is not None:
+        if data.labels is not None:
             facts["labels"] = digest_of({"labels": data.labels})
     elif isinstance(data, WeightedData):
         facts["count"] = len(data.log_weights)
@@ -47,7 +47,7 @@ def described(data: TrainingData, seen: TrainingData) -> str:
     shape = list(data.shape)
     if isinstance(data, ArrayData | ShardedData):
         line = f"{len(data)} samples {shape} from {data.name}"
-        if isinstance(data, ArrayData) and data.labels is not None:
+        if data.labels is not None:
             line += f", of {len(data.labels.unique())} classes"
     elif isinstance(data, WeightedData):
         line = f"{len(data.log_weights)} weighted samples {shape}, {data.name}"
@@ -77,7 +77,7 @@ def standardised(data: TrainingData, codec: Codec | None) -> TrainingData:
 
 def check_labels(recipe: Recipe, data: TrainingData) -> None:
     """Raise :class:`DataError` where data have not the classes of a recipe; warn of classes that none of them is of."""
-    if not isinstance(data, ArrayData) or data.labels is None:
+    if not isinstance(data, ArrayData | ShardedData) or data.labels is None:
         raise DataError(f"{data.name}: has no labels, and recipe {recipe.name!r} is for {recipe.classes} classes")
     counts = torch.bincount(data.labels, minlength=recipe.classes)
     if len(counts) > recipe.classes:
@@ -99,6 +99,6 @@ def check_labels(recipe: Recipe, data: TrainingData) -> None:
         )
 
 
-def named_classes(recipe: Recipe, data: ArrayData) -> tuple[str, ...]:
+def named_classes(recipe: Recipe, data: ArrayData | ShardedData) -> tuple[str, ...]:
     """What the classes are called: by the recipe, or by data that have as many."""
     return recipe.class_names or (data.class_names if len(data.class_names) == recipe.classes else ())

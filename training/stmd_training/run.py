@@ -19,7 +19,7 @@ from torch import Tensor
 import stmd_sdk
 from stmd_sdk.backends.torch import TorchNetwork
 from stmd_sdk.codecs.codec import Codec, LatentCodec
-from stmd_sdk.data.arrays import ArrayData
+from stmd_sdk.data.arrays import ArrayData, ShardedData
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import CheckpointError, DataError, TrainingError
 from stmd_sdk.files import check_writable, written_whole
@@ -206,7 +206,7 @@ class TrainingRun:
         stopped: their weights generate that target, which another version of this project may fit otherwise.
         """
         recipe = replace(self.recipe, codec=self.seen.codec)
-        if recipe.classes and isinstance(self.seen, ArrayData):
+        if recipe.classes and isinstance(self.seen, ArrayData | ShardedData):
             recipe = replace(recipe, class_names=named_classes(recipe, self.seen))
         return measured_spec(recipe, self.seen, self._begun(recipe) if self.base is None else self.base.spec)
 

@@ -50,7 +50,7 @@ def smoke_test(recipe: Recipe, folder: Path) -> tuple[Recipe, ArrayData | Sharde
     if isinstance(recipe.codec, LatentCodec):
         codec = replace(recipe.codec, vae=str(_tiny_vae(recipe.codec, folder / "vae")), sha256=None)
         shape = (recipe.shape[0], LATENT_SIDE, LATENT_SIDE)
-        return replace(small, codec=codec, shape=shape), _cached(codec, folder)
+        return replace(small, codec=codec, shape=shape), _cached(codec, folder, recipe.classes)
     return small, _synthetic(recipe)
 
 
@@ -61,15 +61,16 @@ def _synthetic(recipe: Recipe) -> ArrayData:
     return ArrayData("synthetic", blocks, recipe.codec, labels)
 
 
-def _cached(codec: LatentCodec, folder: Path) -> ShardedData | ArrayData | GaussianMixture:
-    size = codec.factor * LATENT_SIDE
-    for i, picture in enumerate(to_images(2 * Noise.of(0, SAMPLES).uniform(3, size, size) - 1)):
-        with written_whole(folder / "pictures" / f"{i:03d}.png") as path:
+def _cached(codec: LatentCodec, folder: Path, classes: int) -> ShardedData | ArrayData | GaussianMixture:
+    size, pictures = codec.factor * LATENT_SIDE, folder / f"pictures-of-{classes}-classes"
+    blocks = 2 * Noise.of(0, max(SAMPLES, classes)).uniform(3, size, size) - 1
+    for i, picture in enumerate(to_images(blocks)):
+        with written_whole(pictures / (f"{i % classes:04d}" if classes else "") / f"{i:04d}.png") as path:
             Image.fromarray(picture).save(path)
     latents = folder / "latents"
     for old in latents.glob("*"):
         old.unlink()
-    cache_latents(str(folder / "pictures"), latents, codec, size, shard_size=SAMPLES // 2)
+    cache_latents(str(pictures), latents, codec, size, shard_size=SAMPLES // 2)
     return load_data(latents)
 
 

@@ -84,6 +84,17 @@ class ShardedData:
         """What made the samples."""
         return self.shards[0].codec
 
+    @cached_property
+    def labels(self) -> Int[Tensor, " n"] | None:
+        """The samples' classes, where all shards have them."""
+        found = [shard.labels for shard in self.shards if shard.labels is not None]
+        return torch.cat(found) if len(found) == len(self.shards) else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called, where that is known."""
+        return self.shards[0].class_names
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample, channels first."""

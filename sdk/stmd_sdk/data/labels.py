@@ -13,13 +13,13 @@ from torch import Tensor
 from ..diffusion.classes import Classes
 from ..errors import DataError, InvalidArgumentError
 from ..files import bundled_name, is_folder
-from .arrays import ArrayData
+from .arrays import ArrayData, ShardedData
 from .cifar import CIFAR_NAMES, cifar_files, read_cifar
 from .hugging_face import open_labels
 from .idx import idx_file, read_idx
 from .load import BUNDLED_DATA, SPLITS, load_data, read_digits
 from .npz import npz_file, read_npz
-from .pictures import picture_paths
+from .pictures import classes_of_folders
 
 __all__ = ["labels_for", "load_labelled_data", "load_labels"]
 
@@ -34,12 +34,18 @@ def load_labels(source: str | Path, *, split: str = "train") -> Int[Tensor, " n"
     return _labels_and_names(source, split)[0]
 
 
-def load_labelled_data(source: str | Path, *, split: str = "train") -> ArrayData:
+def load_labelled_data(source: str | Path, *, split: str = "train") -> ArrayData | ShardedData:
     """What :func:`load_data` gives, with its labels and the names of their classes, where these are known.
+
+    Those of a folder of latents lie beside them.
 
     Raises :class:`DataError` where there are no labels, or not as many as samples.
     """
     data = load_data(source, split=split)
+    if isinstance(data, ShardedData):
+        if data.labels is None:
+            raise DataError(f"{source}: has latents without labels: cache them from a folder with one folder a class")
+        return data
     labels, names = _labels_and_names(source, split)
     if not isinstance(data, ArrayData):
         raise DataError(f"{source}: has no labels")
@@ -48,7 +54,7 @@ def load_labelled_data(source: str | Path, *, split: str = "train") -> ArrayData
     return replace(data, labels=labels, class_names=names)
 
 
-def labels_for(data: ArrayData, classes: Classes) -> Int[Tensor, " n"]:
+def labels_for(data: ArrayData | ShardedData, classes: Classes) -> Int[Tensor, " n"]:
     """The labels of a data set in the numbers of a model's classes: by name where both have names.
 
     Raises :class:`DataError` for data without labels, and for classes that the model does not have.
@@ -80,7 +86,9 @@ def _labels_and_names(source: str | Path, split: str) -> tuple[Int[Tensor, " n"]
         if (files := cifar_files(path, split)) is not None:
             return _checked(path, read_cifar(files)[1]), CIFAR_NAMES
         if (npz := npz_file(path, split)) is None:
-            return _of_folders(path, split)
+            if (found := classes_of_folders(path, split)) is None:
+                raise DataError(f"{path}: has no labels; its pictures would lie in folders, one a class")
+            return found
         path = npz
     if path.suffix != ".npz":
         raise DataError(
@@ -88,18 +96,6 @@ def _labels_and_names(source: str | Path, split: str) -> tuple[Int[Tensor, " n"]
             "folders of pictures, one a class, have"
         )
     return _checked(path, read_npz(path, ("labels",))), ()
-
-
-def _of_folders(folder: Path, split: str) -> tuple[Int[Tensor, " n"], tuple[str, ...]]:
-    """The classes of a folder's pictures: the folders that they lie in, below the split's where there is one."""
-    below = [path.relative_to(folder).parts[:-1] for path in picture_paths(folder, split)]
-    if below and all(parts[:1] == (split,) for parts in below):
-        below = [parts[1:] for parts in below]
-    if not below or not all(below):
-        raise DataError(f"{folder}: has no labels; its pictures would lie in folders, one a class")
-    names = tuple(sorted({parts[0] for parts in below}))
-    order = {name: label for label, name in enumerate(names)}
-    return torch.tensor([order[parts[0]] for parts in below]), names
 
 
 def _checked(path: Path, labels: np.ndarray) -> Int[Tensor, " n"]:

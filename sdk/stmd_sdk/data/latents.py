@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ..checks import check_integer
@@ -23,7 +23,7 @@ from ..files import is_file, read_bytes, sha256_of_file, written_whole
 from ..locks import locked
 from ..models.tensors import read_tensors, write_tensors
 from .arrays import ArrayData, ShardedData
-from .pictures import stream_pictures
+from .pictures import classes_of_folders, stream_pictures
 
 __all__ = ["INDEX", "LatentIndex", "cache_latents", "load_latents"]
 
@@ -34,7 +34,10 @@ SPLITS = "train", "test"
 @final
 @dataclass(frozen=True)
 class LatentIndex:
-    """What is in a folder of latents. ``count`` is None until the last picture is in."""
+    """What is in a folder of latents. ``count`` is None until the last picture is in.
+
+    With ``class_names`` each latent has a label, from the folder of its picture.
+    """
 
     source: str
     split: str
@@ -43,6 +46,7 @@ class LatentIndex:
     shard_size: int
     codec: LatentCodec
     count: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -64,7 +68,8 @@ def load_latents(folder: Path) -> ShardedData:
         raise DataError(f"{folder}: its latents are not all cached yet; run the same stmd-cache-latents again")
     shards: list[ArrayData] = []
     for i in range(-(-index.count // index.shard_size)):
-        shards.append(ArrayData(folder.name, _read_shard(_shard(folder, i)), index.codec))
+        latents, labels = _read_shard(_shard(folder, i), len(index.class_names))
+        shards.append(ArrayData(folder.name, latents, index.codec, labels, index.class_names))
     data = ShardedData(folder.name, tuple(shards))
     if len(data) != index.count:
         raise DataError(f"{folder}: damaged, its index says {index.count} latents and its shards hold {len(data)}")
@@ -86,11 +91,13 @@ def cache_latents(
     """Encode pictures into ``folder``, going on where an earlier call stopped; return how many there are.
 
     One draw of the VAE's posterior for each picture, with the key (seed, number of the picture), stored as float16:
-    its rounding of 5e-4 is far below the posterior's own deviation. Each shard is written whole or not at all.
+    its rounding of 5e-4 is far below the posterior's own deviation. Each shard is written whole or not at all. Pictures
+    that lie in several folders have these for classes, and their labels are kept beside the latents.
     Raises :class:`DataError` if the folder holds latents of anything else.
     """
     index = LatentIndex(source, split, size, seed, shard_size, codec)
-    index = replace(index, codec=_identified(codec))
+    labels, names = _classes(source, split)
+    index = replace(index, codec=_identified(codec), class_names=names)
     with locked(folder / INDEX, folder):
         done = _resume(folder, index)
         if done is None:
@@ -101,12 +108,19 @@ def cache_latents(
             latents = _encode(index, torch.stack(batch), total, device or torch.device("cpu"), report)
             if shard == 0:  # not before there is something to say of: a mistyped source leaves nothing
                 _write_index(folder, index)
-            write_tensors(_shard(folder, shard), {"latents": latents}, {})
+            own = {} if labels is None else {"labels": labels[total : total + len(batch)].contiguous()}
+            write_tensors(_shard(folder, shard), {"latents": latents, **own}, {})
             total, shard = total + len(batch), shard + 1
         if total == 0:
             raise DataError(f"{source}: has no pictures in its {split} split")
         _write_index(folder, replace(index, count=total))
     return total
+
+
+def _classes(source: str, split: str) -> tuple[Int[Tensor, " n"] | None, tuple[str, ...]]:
+    """The labels of a folder's pictures where it has several folders of them, and what these are called."""
+    found = None if source.startswith("hf:") or not Path(source).is_dir() else classes_of_folders(Path(source), split)
+    return found if found is not None and len(found[1]) > 1 else (None, ())
 
 
 def _identified(codec: LatentCodec) -> LatentCodec:
@@ -149,20 +163,30 @@ def _resume(folder: Path, index: LatentIndex) -> int | None:
     if found.count is not None:
         return None
     done = 0
-    while is_file(_shard(folder, done), DataError) and len(_read_shard(_shard(folder, done))) == index.shard_size:
+    classes = len(index.class_names)
+    while is_file(path := _shard(folder, done), DataError) and len(_read_shard(path, classes)[0]) == index.shard_size:
         done += 1
     return done  # a shard that is not full is the last one, and made anew
 
 
-def _read_shard(path: Path) -> Float[Tensor, "n c h w"]:
-    """The latents of a shard: finite numbers."""
+def _read_shard(path: Path, classes: int) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"] | None]:
+    """The latents of a shard, finite numbers, and their labels where there are ``classes``."""
     try:
-        latents = read_tensors(path)[0]["latents"]
+        tensors = read_tensors(path)[0]
+        latents, labels = tensors["latents"], tensors["labels"] if classes else None
     except (CheckpointError, KeyError) as error:
         raise DataError(f"{path}: damaged, not a shard of latents ({error}); remove it and cache again") from error
     if latents.ndim != 4 or len(latents) == 0 or not bool(torch.stack(torch.aminmax(latents)).isfinite().all()):
         raise DataError(f"{path}: damaged, its latents are not finite numbers [n, c, h, w]; remove it and cache again")
-    return latents
+    if labels is not None and (
+        labels.dtype != torch.int64
+        or labels.shape != latents.shape[:1]
+        or not bool(((labels >= 0) & (labels < classes)).all())
+    ):
+        raise DataError(
+            f"{path}: damaged, its labels are not {len(latents)} of 0 to {classes - 1}; remove it and cache again"
+        )
+    return latents, labels
 
 
 def _shard(folder: Path, i: int) -> Path:

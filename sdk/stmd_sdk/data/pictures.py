@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from .hugging_face import open_column
 __all__ = [
     "as_seen",
     "check_range",
+    "classes_of_folders",
     "mask_of",
     "open_picture",
     "picture_as",
@@ -167,6 +168,21 @@ def picture_paths(folder: Path, split: str) -> list[Path]:
         if other:
             raise DataError(f"{other[0]}: pictures of this kind are not read, only {', '.join(SUFFIXES)}")
         return paths or [path for found in inner.values() for path in found]
+
+
+def classes_of_folders(folder: Path, split: str) -> tuple[Int[Tensor, " n"], tuple[str, ...]] | None:
+    """The classes of a folder's pictures, and their names: the folders that they lie in, below the split's if any.
+
+    None where they do not all lie in folders.
+    """
+    below = [path.relative_to(folder).parts[:-1] for path in picture_paths(folder, split)]
+    if below and all(parts[:1] == (split,) for parts in below):
+        below = [parts[1:] for parts in below]
+    if not below or not all(below):
+        return None
+    names = tuple(sorted({parts[0] for parts in below}))
+    order = {name: label for label, name in enumerate(names)}
+    return torch.tensor([order[parts[0]] for parts in below]), names
 
 
 def _known() -> set[str]:

@@ -126,8 +126,7 @@ def reference(
 
     ``labelled`` reads their labels too, for samples that are asked for by class.
     """
-    held_out = load_labelled_data(data, split="test") if labelled else _images(data, "test")
-    train = _images(data, "train")
+    held_out, train = _images(data, "test", labelled), _images(data, "train")
     n = min(SAMPLES, len(held_out)) if n is None else check_integer("n", n, 2)
     if n > len(held_out):
         raise InvalidArgumentError(f"n: {data} has {len(held_out)} images in its test split, fewer than {n}")
@@ -247,8 +246,8 @@ class QualityReport:
             temporary.write_text(json.dumps(self.facts(), indent=1) + "\n")
 
 
-def _images(source: str, split: str) -> ArrayData:
-    data = load_data(source, split=split)
+def _images(source: str, split: str, labelled: bool = False) -> ArrayData:
+    data = (load_labelled_data if labelled else load_data)(source, split=split)
     if not isinstance(data, ArrayData):
         raise DataError(f"{source}: samples are compared with images or vectors, not with latents or a mixture")
     return data

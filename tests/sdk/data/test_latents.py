@@ -10,12 +10,13 @@ from PIL import Image
 
 from stmd_sdk.codecs.codec import LatentCodec, PixelCodec
 from stmd_sdk.data.arrays import ArrayData, ShardedData
+from stmd_sdk.data.labels import load_labelled_data
 from stmd_sdk.data.latents import cache_latents
 from stmd_sdk.data.load import load_data
 from stmd_sdk.data.pictures import stream_pictures
 from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.errors import DataError, InvalidArgumentError
-from stmd_sdk.models.tensors import write_tensors
+from stmd_sdk.models.tensors import read_tensors, write_tensors
 
 COLOUR = np.random.default_rng(1).integers(0, 256, (11, 16, 16, 3), dtype=np.uint8)
 
@@ -48,6 +49,31 @@ def test_cached_latents_are_the_codecs_own_draws(tmp_path, pictures, codec):
     torch.testing.assert_close(everything(data), expected, rtol=2**-10, atol=1e-4)
     assert data.codec.sha256 is not None
     assert data.root_mean_square() == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-3)
+
+
+def in_folders(pictures):
+    """The eleven pictures as four of cats, then seven of dogs."""
+    for i, path in enumerate(sorted(pictures.iterdir())):
+        (kind := pictures / ("cat" if i < 4 else "dog")).mkdir(exist_ok=True)
+        path.rename(kind / path.name)
+    return [0] * 4 + [1] * 7
+
+
+def test_pictures_in_folders_of_classes_keep_their_labels(tmp_path, pictures, codec):
+    plain, folder = tmp_path / "plain", tmp_path / "latents"
+    cache_latents(str(pictures), plain, codec, 16, shard_size=4)
+    with pytest.raises(DataError, match="latents without labels"):
+        load_labelled_data(plain)
+    expected = in_folders(pictures)
+    cache_latents(str(pictures), folder, codec, 16, shard_size=4)
+    data = load_labelled_data(folder)
+    assert (data.labels.tolist(), data.class_names) == (expected, ("cat", "dog"))
+    assert torch.equal(everything(data), everything(load_data(plain)))
+    latents = read_tensors(folder / "latents-00000.safetensors")[0]["latents"]
+    for labels in (torch.full((4,), 2), torch.zeros(3, dtype=torch.int64), torch.zeros(4)):
+        write_tensors(folder / "latents-00000.safetensors", {"latents": latents, "labels": labels}, {})
+        with pytest.raises(DataError, match="its labels are not 4 of 0 to 1"):
+            load_data(folder)
 
 
 def test_an_interrupted_cache_goes_on_to_the_same_files(tmp_path, pictures, codec):
@@ -97,6 +123,7 @@ def test_shards_are_one_data_set():
     array = Noise.of(0, 10).normal(1, 2, 2)
     whole = ArrayData("whole", array, PixelCodec())
     parts = ShardedData("parts", tuple(ArrayData("part", part, PixelCodec()) for part in array.split(4)))
+    assert parts.labels is None
     rows = torch.tensor([9, 0, 4, 3, 4, 8])
     assert torch.equal(parts[rows], whole[rows])
     assert (len(parts), parts.shape) == (len(whole), whole.shape)
