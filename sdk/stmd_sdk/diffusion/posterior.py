@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from .integrator import Integrator, average_steps
 from .noise import AbstractNoise, Key, Noise
 from .schedule import Schedule, expand
 from .target import AbstractTarget
-from .velocity import Velocity
+from .velocity import NetworkVelocity, Velocity
 
 __all__ = ["FlowPosterior", "MeanFlowPosterior", "PointPosterior", "Posterior", "bounded"]
 
@@ -56,8 +57,16 @@ class FlowPosterior:
     def __call__(
         self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
     ) -> Float[Tensor, "b *d"]:
-        """Draw x_0: y, decoded."""
-        return _clamped(self.target.decode(self.draw_y(x_t, t, noise), x_t, t), self.bound)
+        """Draw x_0: y, decoded; or in one step what a network for x_0 puts out, as y of it and back is itself."""
+        match self.velocity:
+            case NetworkVelocity(output="x0") as velocity if (self.mean_flow_steps, self.integrate) == (
+                1,
+                average_steps,
+            ):
+                x_0 = velocity.raw(noise.normal(*x_t.shape[1:]), torch.zeros_like(t), torch.ones_like(t), x_t, t)
+            case _:
+                x_0 = self.target.decode(self.draw_y(x_t, t, noise), x_t, t)
+        return _clamped(x_0, self.bound)
 
 
 @final

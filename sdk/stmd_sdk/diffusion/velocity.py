@@ -60,9 +60,13 @@ class NetworkVelocity:
         """(τ, τ - r, t): that trains better than (r, τ, t)."""
         return torch.stack([tau, tau - r, t], dim=1)
 
+    def raw(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor, /) -> Tensor:
+        """What the network puts out."""
+        return self.network(torch.cat([z, x_t], dim=1), self.times(r, tau, t))
+
     def __call__(self, z: Tensor, r: Tensor, tau: Tensor, x_t: Tensor, t: Tensor, /) -> Tensor:
         """Pack the network's input and interpret its output."""
-        raw = self.network(torch.cat([z, x_t], dim=1), self.times(r, tau, t))
+        raw = self.raw(z, r, tau, x_t, t)
         match self.output, self.target:
             case "velocity", _:
                 return raw

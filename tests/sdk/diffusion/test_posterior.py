@@ -108,8 +108,10 @@ def test_an_x0_output_is_the_same_posterior_as_a_velocity(mean_flow_steps, avera
 def test_one_step_of_a_network_that_outputs_x_0_is_its_output(target):
     x_t, t = _states()
     x_0 = Noise.of(7, 60).normal(5)
-    draw = stmd_posterior(lambda x, times: x_0, target, "x0")(x_t, t, Noise.of(5, 60))
-    assert torch.allclose(draw, x_0, atol=1e-5)
+    posterior = stmd_posterior(lambda x, times: x_0, target, "x0")
+    assert torch.equal(posterior(x_t, t, Noise.of(5, 60)), x_0)
+    decoded = target.decode(posterior.draw_y(x_t, t, Noise.of(5, 60)), x_t, t)
+    assert torch.allclose(decoded, x_0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mean_flow_steps", [1, 2])
