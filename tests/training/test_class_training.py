@@ -18,7 +18,7 @@ from stmd_training.batches import batches_of
 from stmd_training.recipe import load_recipe
 from stmd_training.run import TrainingRun
 from stmd_training.taught import Guided, Taught, guidance_of, guided_rows
-from stmd_training.tilt import check_makes, load_base, tilted_recipe, with_guidance
+from stmd_training.tilt import tilted_recipe
 
 PLAIN = (
     "network={kind='mlp', width=32, depth=1}", "shape=[2]", "codec.kind=vector", "classes=3", "batch_size=64",
@@ -111,28 +111,6 @@ def test_guidance_inside_moves_away_from_other_classes_in_one_evaluation(tmp_pat
     assert mean(3.0) > mean(1.0) + 0.25
     assert sum(calls) == 4000
     seen.remove()
-
-
-def test_a_model_without_guidance_goes_on_as_one_that_has_it_inside_and_draws_the_same_until_it_has_learned(tmp_path):
-    plain = recipe_of(*OBJECTIVES["stmd"])
-    path = TrainingRun(plain, three_spots(), tmp_path / "plain")(progress=False)
-    base, before = with_guidance(load_base(str(path)), 3.0), Sampler.from_pretrained(path, device="cpu")
-    recipe = recipe_of(*OBJECTIVES["stmd, guidance inside"])
-    check_makes(recipe, base.spec, "the recipe", "")
-    unmoved = replace(recipe, steps=1, learning_rate=1e-12)
-    after = Sampler.from_pretrained(
-        TrainingRun(unmoved, three_spots(), tmp_path / "next", base=base)(progress=False), device="cpu"
-    )
-    assert after.spec.classes.guided == 3
-    for w in (1.0, 2.0):
-        drawn = after.sample(50, labels="right", guidance=w, seed=0)
-        torch.testing.assert_close(drawn, before.sample(50, labels="right", seed=0))
-    moved = Sampler.from_pretrained(
-        TrainingRun(recipe, three_spots(), tmp_path / "moved", base=base)(progress=False), device="cpu"
-    )
-    drawn = [moved.sample(50, labels="right", guidance=w, seed=0) for w in (1.0, 2.0)]
-    assert float((drawn[0] - drawn[1]).abs().max()) > 1e-3
-    assert with_guidance(base, 3.0) is base
 
 
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path):

@@ -31,15 +31,7 @@ from .processes import joined_processes
 from .recipe import Recipe, load_recipe
 from .run import TrainingRun
 from .smoke import smoke_test
-from .tilt import (
-    check_makes,
-    import_energy,
-    load_base,
-    tilt_facts,
-    tilted_pool,
-    tilted_recipe,
-    with_guidance,
-)
+from .tilt import check_makes, import_energy, load_base, tilt_facts, tilted_pool, tilted_recipe
 
 __all__ = ["Running", "cache_pictures", "fit_classifier", "run_distillation", "run_recipe", "run_tilt"]
 
@@ -126,7 +118,7 @@ def run_recipe(name: str, source: str | None, init: str | None, running: Running
     running.take_threads()
     recipe, base, out = load_recipe(name, running.settings), None, running.out
     if init is not None:
-        base = with_guidance(load_base(init), recipe.guided)
+        base = load_base(init)
         check_makes(recipe, base.spec, f"recipe {name!r}", "give the recipe that it was trained with")
     with joined_processes(running.device) as (processes, own):
         if smoke:

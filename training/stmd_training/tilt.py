@@ -31,7 +31,6 @@ from stmd_sdk.inference.guidance import values_of
 from stmd_sdk.inference.resampling import effective_share, log_mean, next_temperature
 from stmd_sdk.models.checkpoint import resolve_model
 from stmd_sdk.models.spec import ModelSpec
-from stmd_sdk.networks.embedding import with_another_time
 from stmd_sdk.pretrained.opening import load_pretrained
 from stmd_sdk.progress import progress_bar
 from stmd_sdk.runs.chunks import rows_at_once
@@ -40,16 +39,7 @@ from stmd_sdk.sampler import Sampler
 from .recipe import Recipe, load_recipe, recipe_names
 from .steps import Base
 
-__all__ = [
-    "Energy",
-    "check_makes",
-    "import_energy",
-    "load_base",
-    "tilt_facts",
-    "tilted_pool",
-    "tilted_recipe",
-    "with_guidance",
-]
+__all__ = ["Energy", "check_makes", "import_energy", "load_base", "tilt_facts", "tilted_pool", "tilted_recipe"]
 
 Energy = Callable[[Any], Any]
 """A function of decoded samples [b, *d] to E, one number a sample [b]; +inf forbids a sample."""
@@ -66,14 +56,6 @@ def load_base(name_or_path: str) -> Base:
         raise InvalidArgumentError(f"{path}: an exported model cannot be trained; give its .safetensors file")
     spec, network = load_pretrained(path)
     return Base(spec, network.state_dict())
-
-
-def with_guidance(base: Base, guided: float) -> Base:
-    """A model that is to learn guidance inside: its network takes w, and does not look at it yet."""
-    classes = base.spec.classes
-    if classes is None or classes.guided > 1 or guided == 1:
-        return base
-    return Base(replace(base.spec, classes=replace(classes, guided=guided)), with_another_time(base.weights))
 
 
 def import_energy(name: str) -> Energy:

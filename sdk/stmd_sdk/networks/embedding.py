@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["TimesEmbedding", "with_another_time"]
+__all__ = ["TimesEmbedding"]
 
 FEATURES = 128
 
@@ -57,9 +57,3 @@ class TimesEmbedding(nn.Module):
         features = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
         embedding = self.leave(self.blocks(self.enter(features.to(self.enter.weight.dtype))))
         return embedding if self.classes is None else embedding + self.classes(times[:, -1].long())
-
-
-def with_another_time(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network that takes one time more and does with any value of it what it did without."""
-    (enter,) = (name for name in weights if name.endswith("embed.enter.weight"))
-    return weights | {enter: nn.functional.pad(weights[enter], (0, FEATURES))}
