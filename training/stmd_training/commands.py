@@ -85,12 +85,11 @@ def run_distillation(
 ) -> None:
     """``stmd-train distill``."""
     running.take_threads()
-    spec = Sampler.from_pretrained(teacher, device="cpu").spec
-    plan = distilled_recipe(spec, recipe, running.settings, source)
-    folder = running.out or Path("runs") / plan.name
-    check_writable(folder / "model.safetensors")
     with joined_processes(running.device) as (processes, own):
         sampler, facts = Sampler.from_pretrained(teacher, device=own), dict[str, float]()
+        plan = distilled_recipe(sampler.spec, recipe, running.settings, source)
+        folder = running.out or Path("runs") / plan.name
+        check_writable(folder / "model.safetensors")
         known = teacher_of(sampler)
         if source is None:
             noise = Noise.of(plan.seed, check_integer("pool", pool, 1)).fold(POOL)
