@@ -144,7 +144,8 @@ def latency() -> None:
 def restoration() -> None:
     """CRPS and coverage of restored digits over processor time."""
     rows = stored("posterior-digits")["rows"]
-    found = [{**row, "method": f"{row['method']}, {row['digits']} digits"} for row in rows]
+    shown = [row for row in rows if row["seed"] == 0 and row["digits"] >= 16]
+    found = [{**row, "method": f"{row['method']}, {row['digits']} digits"} for row in shown]
     problems = list(dict.fromkeys(row["problem"] for row in found))
     methods = list(dict.fromkeys(row["method"] for row in found))
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
