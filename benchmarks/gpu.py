@@ -27,7 +27,8 @@ from stmd_sdk.files import check_writable, written_whole
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = Path(__file__).parent
 # Shares of the time: what is left after these is the training's.
-TESTS, LATENCY, JUDGEMENT = 0.12, 0.25, 0.2
+TESTS, LATENCY, STEP, JUDGEMENT = 0.12, 0.25, 0.25, 0.2
+MOST_STEP = 90.0  # seconds that measuring a training step is given at most
 SMALL = 8  # the batch of the path that is tried on a CPU
 TIMED, STARTING = 0.9, 15.0  # of the time that a training is given, what its steps are planned to take; seconds before
 
@@ -51,6 +52,9 @@ class Report:
 
 def limited(command: Sequence[str | Path], seconds: float, log: Path) -> str:
     """Run a command of this Python for at most ``seconds``, its output in ``log``; how it went, in words."""
+    if seconds < 1:
+        log.write_text("")
+        return "not begun: no time was left for it, give more --minutes"
     with log.open("w") as output:
         try:
             done = subprocess.run(
@@ -58,7 +62,7 @@ def limited(command: Sequence[str | Path], seconds: float, log: Path) -> str:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                timeout=max(seconds, 1),
+                timeout=seconds,
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -71,13 +75,13 @@ def ending(log: Path, lines: int) -> str:
     return "```\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) + "\n```"
 
 
-def measured_step(options: argparse.Namespace, cuda: bool) -> tuple[str, float | None]:
-    """Milliseconds a step of the recipe takes, from captured_training.py."""
+def measured_step(options: argparse.Namespace, cuda: bool, seconds: float) -> tuple[str, float | None]:
+    """Milliseconds a step of the recipe takes, from captured_training.py within ``seconds``."""
     out: Path = options.out / "steps.json"
     command = [BENCHMARKS / "captured_training.py", "--recipes", options.recipe, "--precisions", "float32"]
     command += ["--device", options.device, "--out", out, "--steps", 25 if cuda else 3]
     command += [] if cuda else ["--batches", SMALL]
-    outcome = limited([str(word) for word in command], 90, options.out / "steps.txt")
+    outcome = limited([str(word) for word in command], seconds, options.out / "steps.txt")
     if not out.exists():
         return outcome, None
     return outcome, json.loads(out.read_text())["rows"][0]["milliseconds"]
@@ -101,7 +105,7 @@ def parts(options: argparse.Namespace, started: float) -> Iterator[tuple[str, st
     command += ["--plot", str(out / "latency.png"), "--budget", "2" if cuda else "0.5"]
     command += [*full, "--rounds", "15", "--backends", "eager", "captured", "ddim", "loop"] if cuda else small
     yield "Latency", limited(command, LATENCY * whole, out / "latency.txt"), ending(out / "latency.txt", 30)
-    outcome, milliseconds = measured_step(options, cuda)
+    outcome, milliseconds = measured_step(options, cuda, min(MOST_STEP, STEP * whole))
     yield "A training step", outcome, ending(out / "steps.txt", 4)
     model = out / "run" / "model.safetensors"
     if milliseconds is not None:

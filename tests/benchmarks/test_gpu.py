@@ -15,6 +15,8 @@ def test_how_a_command_went_is_said_and_what_it_wrote_is_kept(tmp_path):
     endless = "import time; print('begun', flush=True); time.sleep(60)"
     assert gpu.limited(["-c", endless], 3, log).startswith("stopped after its 3 s")
     assert log.read_text() == "begun\n"
+    assert gpu.limited(["-c", "print('begun')"], -26, log).startswith("not begun: no time was left")
+    assert log.read_text() == ""
 
 
 @pytest.mark.parametrize("lost", range(1, 4))
@@ -40,4 +42,4 @@ def test_a_gpu_that_is_lost_leaves_what_was_measured(tmp_path, monkeypatch, lost
 def test_a_step_that_was_not_measured_is_no_number(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "limited", lambda *_: "failed with exit status 1: steps.txt")
     options = argparse.Namespace(out=tmp_path, recipe="mnist", device="cuda")
-    assert gpu.measured_step(options, True) == ("failed with exit status 1: steps.txt", None)
+    assert gpu.measured_step(options, True, 60) == ("failed with exit status 1: steps.txt", None)
