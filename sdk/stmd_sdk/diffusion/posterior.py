@@ -58,14 +58,11 @@ class FlowPosterior:
         self, x_t: Float[Tensor, "b *d"], t: Float[Tensor, " b"], noise: AbstractNoise, /
     ) -> Float[Tensor, "b *d"]:
         """Draw x_0: y, decoded; or in one step what a network for x_0 puts out, as y of it and back is itself."""
-        match self.velocity:
-            case NetworkVelocity(output="x0") as velocity if (self.mean_flow_steps, self.integrate) == (
-                1,
-                average_steps,
-            ):
-                x_0 = velocity.raw(noise.normal(*x_t.shape[1:]), torch.zeros_like(t), torch.ones_like(t), x_t, t)
-            case _:
-                x_0 = self.target.decode(self.draw_y(x_t, t, noise), x_t, t)
+        velocity, one_step = self.velocity, self.mean_flow_steps == 1 and self.integrate is average_steps
+        if one_step and isinstance(velocity, NetworkVelocity) and velocity.output == "x0":
+            x_0 = velocity.raw(noise.normal(*x_t.shape[1:]), torch.zeros_like(t), torch.ones_like(t), x_t, t)
+        else:
+            x_0 = self.target.decode(self.draw_y(x_t, t, noise), x_t, t)
         return _clamped(x_0, self.bound)
 
 

@@ -66,6 +66,7 @@ def test_pictures_in_folders_of_classes_keep_their_labels(tmp_path, pictures, co
         load_labelled_data(plain)
     expected = in_folders(pictures)
     cache_latents(str(pictures), folder, codec, 16, shard_size=4)
+    assert cache_latents(str(pictures), folder, codec, 16, shard_size=4) == 11  # all there
     data = load_labelled_data(folder)
     assert (data.labels.tolist(), data.class_names) == (expected, ("cat", "dog"))
     assert torch.equal(everything(data), everything(load_data(plain)))
