@@ -19,7 +19,7 @@ import deepinv  # type: ignore[reportMissingImports]  no dependency of this proj
 import numpy as np
 import torch
 from restoration import Problem, problems
-from scoring import DRAWS, Restored, Row, digit_options, held_out, scored, write_rows
+from scoring import DRAWS, Restored, Row, held_out, restoring_options, scored, write_rows
 from torch import Tensor
 
 from stmd_sdk import Sampler
@@ -109,7 +109,7 @@ def _as_unit(y: Tensor, problem: Problem) -> Tensor:
 
 
 def main() -> None:
-    options = digit_options(__doc__, 8, "deepinv-peers.json").parse_args()
+    options = restoring_options(__doc__, 8, "deepinv-peers.json").parse_args()
     check_writable(options.out)
     sampler = Sampler.from_pretrained(options.model, device="cpu")
     x = held_out(options.data, sampler, options.model, range(options.first, options.first + options.digits))

@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 from rich.console import Console
-from scoring import DRAWS, Restored, Row, digit_options, flow_steps, held_out, mean_of, scored, table, write_rows
+from scoring import DRAWS, Restored, Row, flow_steps, held_out, mean_of, restoring_options, scored, table, write_rows
 from solvers import dps
 from torch import Tensor
 
@@ -128,7 +128,7 @@ class Whitened:
 
 
 def main() -> None:
-    parser = digit_options(__doc__, 8, "nonlinear.json")
+    parser = restoring_options(__doc__, 8, "nonlinear.json")
     parser.add_argument("--peak", type=float, default=30.0, help="photons of a white pixel")
     options = parser.parse_args()
     check_writable(options.out)

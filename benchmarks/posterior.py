@@ -18,7 +18,7 @@ import time
 import torch
 from restoration import class_tilt, opened, restoration
 from rich.console import Console
-from scoring import DIRECTIONS, digit_options, table, write_rows
+from scoring import DIRECTIONS, restoring_options, table, write_rows
 from solvers import dps
 from torch import Tensor
 
@@ -191,7 +191,7 @@ def digits(options: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = digit_options(__doc__, 16, "posterior.json", required=False)
+    parser = restoring_options(__doc__, 16, "posterior.json", required=False)
     parser.add_argument("--quick", action="store_true", help="fewer chains, measurements and digits")
     parser.add_argument("--mixture3", help="a model trained on mixture3")
     parser.add_argument("--mixture64", help="a model trained on mixture64, as the bundled one")

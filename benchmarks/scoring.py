@@ -88,12 +88,20 @@ def digit_options(description: str | None, digits: int, out: str, *, required: b
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=required, help="a folder of MNIST's files: measure digits")
     parser.add_argument("--model", default="mnist", help="a model of digits")
-    parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so, as gibbs or DPS")
     parser.add_argument("--digits", type=int, default=digits, help=f"held-out digits, {DIRECTIONS} or more")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of Gaussian noise on digits")
     parser.add_argument("--seed", type=int, default=0, help="of measurements and draws of digits")
     parser.add_argument("--out", type=Path, default=Path(out))
+    return parser
+
+
+def restoring_options(
+    description: str | None, digits: int, out: str, *, required: bool = True
+) -> argparse.ArgumentParser:
+    """Those, and the options of a benchmark that restores them."""
+    parser = digit_options(description, digits, out, required=required)
+    parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so, as gibbs or DPS")
+    parser.add_argument("--sigma", type=float, default=0.1, help="deviation of Gaussian noise on digits")
     return parser
 
 

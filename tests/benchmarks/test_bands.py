@@ -2,14 +2,19 @@
 
 import pytest
 import torch
-from bands import EDGES, spread_skill
+from bands import EDGES, by_bands
 
 from stmd_sdk import Noise
+from stmd_sdk.evaluation import JointDraws
 
 
 def fields(n, b):
     """Independent fields of noise [n, b, 1, 28, 28]."""
     return 0.3 * Noise.of(4, n * b).normal(1, 28, 28).reshape(n, b, 1, 28, 28)
+
+
+def spread_skill(draws, x):
+    return [one.value for one in by_bands(JointDraws(x, x, 0.5, draws))]
 
 
 def test_exact_draws_have_one_in_every_band_and_a_band_that_is_narrowed_shows_alone():

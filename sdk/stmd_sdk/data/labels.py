@@ -37,9 +37,8 @@ def load_labels(source: str | Path, *, split: str = "train") -> Int[Tensor, " n"
 def load_labelled_data(source: str | Path, *, split: str = "train") -> ArrayData | ShardedData:
     """What :func:`load_data` gives, with its labels and the names of their classes, where these are known.
 
-    Those of a folder of latents lie beside them.
-
-    Raises :class:`DataError` where there are no labels, or not as many as samples.
+    Those of a folder of latents lie beside them. Raises :class:`DataError` where there are no labels, or not as many
+    as samples.
     """
     data = load_data(source, split=split)
     if isinstance(data, ShardedData):

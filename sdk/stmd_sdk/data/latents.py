@@ -19,7 +19,7 @@ from ..codecs.vae import weights_file
 from ..config import read_config, read_json
 from ..diffusion.noise import Noise
 from ..errors import CheckpointError, DataError, InvalidArgumentError
-from ..files import is_file, read_bytes, sha256_of_file, written_whole
+from ..files import is_file, is_folder, read_bytes, sha256_of_file, written_whole
 from ..locks import locked
 from ..models.tensors import read_tensors, write_tensors
 from .arrays import ArrayData, ShardedData
@@ -119,7 +119,9 @@ def cache_latents(
 
 def _classes(source: str, split: str) -> tuple[Int[Tensor, " n"] | None, tuple[str, ...]]:
     """The labels of a folder's pictures where it has several folders of them, and what these are called."""
-    found = None if source.startswith("hf:") or not Path(source).is_dir() else classes_of_folders(Path(source), split)
+    if source.startswith("hf:") or not is_folder(Path(source), DataError):
+        return None, ()
+    found = classes_of_folders(Path(source), split)
     return found if found is not None and len(found[1]) > 1 else (None, ())
 
 
