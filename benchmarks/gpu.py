@@ -118,7 +118,7 @@ def limited(command: Sequence[str | int | Path], seconds: float, log: Path) -> s
         part.kill()
         part.join()
         return f"stopped after its {seconds:.0f} s; what it wrote by then is kept"
-    return "done" if part.exitcode == 0 else f"failed with exit status {part.exitcode}: {log.name}"
+    return "done" if part.exitcode == 0 else f"ended with exit status {part.exitcode}: {log.name}"
 
 
 def ending(log: Path, lines: int) -> str:

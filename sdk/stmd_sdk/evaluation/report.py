@@ -25,10 +25,14 @@ __all__ = ["Report", "finding_facts", "report_files"]
 
 
 def report_files(out: Path, *suffixes: str) -> list[Path]:
-    """The files of a report ``out``, one a suffix, which can be written: this is known before any work."""
+    """The files of a report ``out``, one a suffix, which can be written: this is known before any work.
+
+    ``out`` may be named as one of them.
+    """
     if not out.name:
         raise OutputError(f"cannot write {out}.json: name the report as well as its folder")
-    files = [out.with_name(out.name + suffix) for suffix in suffixes]
+    name = out.stem if out.suffix in suffixes else out.name
+    files = [out.with_name(name + suffix) for suffix in suffixes]
     for file in files:
         check_writable(file)
     return files

@@ -23,7 +23,7 @@ from stmd_sdk.evaluation.coverage import HELDOUT_TIMES
 from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
 from stmd_sdk.evaluation.kernel import TIMES
 from stmd_sdk.evaluation.plot import clouds, write_page
-from stmd_sdk.evaluation.report import Report
+from stmd_sdk.evaluation.report import Report, report_files
 from stmd_sdk.models.checkpoint import save_model
 from stmd_sdk.models.objective import BY_KIND, STMD
 from stmd_sdk.models.spec import ModelSpec
@@ -50,6 +50,12 @@ def printed(report):
 @pytest.fixture(scope="module")
 def exact():
     return report(MixturePosterior(PROBLEM, SCHEDULE), pairs=16384)
+
+
+@pytest.mark.parametrize("out", ["found", "found.json", "found.png"])
+def test_a_report_may_be_named_as_one_of_its_files(tmp_path, out):
+    assert report_files(tmp_path / out, ".json", ".png") == [tmp_path / "found.json", tmp_path / "found.png"]
+    assert report_files(tmp_path / "v1.2", ".json") == [tmp_path / "v1.2.json"]
 
 
 def test_exact_draws_pass_and_the_table_says_so(exact):
