@@ -63,7 +63,7 @@ WHOLE = Size(
     certificate="",
     judgement=0.2,
 )
-# To try the path on a CPU: an evaluation of the paper's network takes it twenty times as long as one of this.
+# To try the path on a CPU, which would be busy for minutes with the paper's network.
 SMALL = Size(
     latency="--quick --batches 1 --budget 0.5 --rounds 3 --backends eager ddim",
     step="--steps 5",
