@@ -184,6 +184,12 @@ def main() -> None:
     parser.add_argument("--recipe", default="mnist-calibrated")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the path")
     options = parser.parse_args()
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = options.out / "report.md"
+    if page.exists():
+        raise SystemExit(f"{page} is of an earlier run: give another --out")
+    check_writable(page)
     started = before = time.monotonic()
     forkserver.ensure_running()
     import torch  # noqa: PLC0415  while the other process imports it too
@@ -191,12 +197,6 @@ def main() -> None:
     if options.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here: --device cpu tries the same path, small")
     options.data = str(Path(options.data).resolve())
-    options.out = options.out.resolve()
-    options.out.mkdir(parents=True, exist_ok=True)
-    page = options.out / "report.md"
-    if page.exists():
-        raise SystemExit(f"{page} is of an earlier run: give another --out")
-    check_writable(page)
     name = torch.cuda.get_device_name(options.device) if options.device != "cpu" else "CPU, to try the path"
     report = Report(options.out, f"{name}, PyTorch {torch.__version__}")
     for part, outcome, shown in parts(options, started):
