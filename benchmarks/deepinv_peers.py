@@ -115,6 +115,8 @@ def main() -> None:
     x = held_out(options.data, sampler, options.model, range(options.first, options.first + options.digits))
     denoiser, rows = Denoiser(sampler), list[Row]()
     for problem in problems(x, options.sigma, options.seed):
+        if not problem.name.startswith(tuple(options.problems)):
+            continue
         physics = physics_of(problem, tuple(x.shape[1:]))
         for name, (runner, settings) in METHODS.items():
             if not name.startswith(tuple(options.methods)):

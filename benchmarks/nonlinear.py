@@ -12,11 +12,10 @@ import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from rich.console import Console
-from scoring import DRAWS, Restored, Row, flow_steps, held_out, mean_of, restoring_options, scored, table, write_rows
+from scoring import DRAWS, Restored, compared, flow_steps, held_out, mean_of, restoring_options, table, write_rows
 from solvers import dps
 from torch import Tensor
 
@@ -136,14 +135,7 @@ def main() -> None:
     x = held_out(options.data, sampler, options.model, range(options.first, options.first + options.digits))
     methods: dict[str, Method] = {"gibbs, by slices": sliced, "chain, tempered": chained}
     methods |= {f"DPS, same network, zeta {zeta:g}": guided(zeta) for zeta in ZETAS}
-    methods = {name: method for name, method in methods.items() if name.startswith(tuple(options.methods))}
-    rows = list[Row]()
-    for problem in problems(x, options.sigma, options.peak, options.seed):
-        for name, method in methods.items():
-            row: Row = {"problem": problem.name, "posterior": options.model, "method": name, "seed": options.seed,
-                        "first": options.first, "digits": len(x), "draws": DRAWS}  # fmt: skip
-            rows.append(scored(row, x, partial(method, sampler, problem, options.seed), options.seed))
-            print(rows[-1], flush=True)
+    rows = compared(options, sampler, x, problems(x, options.sigma, options.peak, options.seed), methods)
     write_rows(options.out, rows)
     Console(width=160).print(table(rows))
 

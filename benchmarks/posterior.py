@@ -16,9 +16,9 @@ import statistics
 import time
 
 import torch
-from restoration import class_tilt, opened, restoration
+from restoration import class_tilt, opened, problems, restorers
 from rich.console import Console
-from scoring import DIRECTIONS, restoring_options, table, write_rows
+from scoring import DIRECTIONS, compared, held_out, restoring_options, table, write_rows
 from solvers import dps
 from torch import Tensor
 
@@ -183,10 +183,11 @@ def digits(options: argparse.Namespace) -> list[dict[str, object]]:
     """Restored digits, and digits steered to other proportions."""
     count, steps = (DIRECTIONS, [20]) if options.quick else (options.digits, options.dps_steps)
     sampler, model = opened(options.model, options.glass), f"{options.model}{', GLASS' if options.glass else ''}"
-    seed, chosen = options.seed, range(options.first, options.first + count)
-    rows = restoration(options.data, sampler, model, chosen, options.methods, steps, options.zeta, seed, options.sigma)
+    x = held_out(options.data, sampler, options.model, range(options.first, options.first + count))
+    found, methods = problems(x, options.sigma, options.seed), restorers(steps, options.zeta)
+    rows = compared(options, sampler, x, found, methods, posterior=model, sigma=options.sigma)
     if "steer".startswith(tuple(options.methods)):
-        rows.append(class_tilt(sampler, model, 256 if options.quick else 2048, 8, seed))
+        rows.append(class_tilt(sampler, model, 256 if options.quick else 2048, 8, options.seed))
     return rows
 
 

@@ -11,12 +11,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import peers
 import torch
-from scoring import DRAWS, Restored, Row, flow_steps, held_out, mean_of, scored
+from scoring import DRAWS, Restored, Row, flow_steps, mean_of
 from solvers import dps
 from torch import Tensor
 
@@ -199,27 +197,14 @@ def opened(model: str, glass: bool) -> Sampler:
     return Sampler.from_denoiser(sampler.denoiser, shape=shape, codec=codec, sigma_data=sigma_data, device="cpu")
 
 
-def restoration(
-    data: Path, sampler: Sampler, model: str, digits: range, names: list[str], dps_steps: list[int], zeta: float,
-    seed: int, sigma: float,
-) -> list[Row]:  # fmt: skip
-    """All methods whose name begins with one of ``names``, on all problems of these rows of the test set."""
-    x = held_out(data, sampler, model, digits)
+def restorers(dps_steps: list[int], zeta: float) -> dict[str, Method]:
+    """Every method by its name; DPS in these numbers of steps."""
     methods: dict[str, Method] = {f"condition, N = {n}": conditioned_draws(n) for n in (10, 20)}
     methods |= {f"gibbs, {n} levels": gibbs_draws(n) for n in (20, 40)}
     methods |= {f"gibbs, resampled, {n} particles": resampled_draws(n) for n in (64, 256)}
     methods["chain from condition, N = 10 + 40"] = chained_draws(10, 40)
     methods |= {f"DPS, same network, {n} steps": dps_draws(n, zeta) for n in dps_steps}
-    methods |= {f"{name}, same network": peer_draws(name) for name in PEERS}
-    methods = {name: method for name, method in methods.items() if name.startswith(tuple(names))}
-    rows = list[Row]()
-    for problem in problems(x, sigma, seed):
-        for name, method in methods.items():
-            row: Row = {"problem": problem.name, "posterior": model, "method": name, "seed": seed,
-                        "first": digits.start, "digits": len(digits), "draws": DRAWS, "sigma": sigma}  # fmt: skip
-            rows.append(scored(row, x, partial(method, sampler, problem, seed), seed))
-            print(rows[-1], flush=True)
-    return rows
+    return methods | {f"{name}, same network": peer_draws(name) for name in PEERS}
 
 
 def class_tilt(sampler: Sampler, model: str, particles: int, steps: int, seed: int) -> Row:

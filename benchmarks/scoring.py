@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,38 @@ def restoring_options(
     """Those, and the options of a benchmark that restores them."""
     parser = digit_options(description, digits, out, required=required)
     parser.add_argument("--methods", nargs="+", default=[""], help="those whose names begin so, as gibbs or DPS")
+    parser.add_argument("--problems", nargs="+", default=[""], help="those whose names begin so, as box")
     parser.add_argument("--sigma", type=float, default=0.1, help="deviation of Gaussian noise on digits")
     return parser
 
 
+def compared(
+    options: argparse.Namespace,
+    sampler: Sampler,
+    x: Tensor,
+    problems: Sequence[Any],
+    methods: Mapping[str, Callable[[Sampler, Any, int], Restored]],
+    **facts: str | float,
+) -> list[Row]:
+    """One row for each method on each problem, measurements of the truths x, whose names begin as the options say."""
+    rows = list[Row]()
+    for problem in problems:
+        if not problem.name.startswith(tuple(options.problems)):
+            continue
+        for name, method in methods.items():
+            if not name.startswith(tuple(options.methods)):
+                continue
+            row: Row = {"problem": problem.name, "posterior": options.model, "method": name, "seed": options.seed,
+                        "first": options.first, "digits": len(x), "draws": DRAWS, **facts}  # fmt: skip
+            rows.append(scored(row, x, partial(method, sampler, problem, options.seed), options.seed))
+            print(rows[-1], flush=True)
+    return rows
+
+
 def write_rows(out: Path, rows: list[Row], **facts: str) -> None:
     """The JSON of a benchmark, whole or not at all."""
+    if not rows:
+        raise SystemExit("nothing was measured: no problem, or no method, has such a name")
     own = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": "cpu", **facts}
     with written_whole(out) as path:
         path.write_text(json.dumps({**own, "rows": rows}, indent=1) + "\n")

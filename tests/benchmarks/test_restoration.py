@@ -1,5 +1,8 @@
 """The scores of restored digits: right for exchangeable draws, and they see draws that are too narrow."""
 
+import argparse
+
+import pytest
 import restoration
 import scoring
 import torch
@@ -28,3 +31,20 @@ def test_measurements_lie_in_the_range_of_their_operators_and_hide_what_they_say
         torch.testing.assert_close(again, problem.y, rtol=1e-3, atol=1e-3)
         noise = problem.y - problem.operator.A(x)
         assert 0.03 < noise.std() < 0.11
+
+
+def test_problems_and_methods_are_picked_by_how_their_names_begin(tmp_path):
+    x = 0.4 * Noise.of(1, 8).normal(1, 28, 28)
+    options = argparse.Namespace(model="own", seed=3, first=100, problems=["box", "Gauss"], methods=["exact"])
+
+    def exact(sampler, problem, seed):
+        return scoring.Restored(0.4 * Noise.of(seed, scoring.DRAWS).normal(len(problem.x), 1, 28, 28), 1, {"zeta": 2.0})
+
+    found = restoration.problems(x, 0.1, seed=3)
+    rows = scoring.compared(options, None, x, found, {"exact, own": exact, "other": exact}, sigma=0.1)
+    assert [row["problem"] for row in rows] == ["box of 12 x 12 hidden", "Gaussian blur, deviation 1.5"]
+    assert all(row["method"] == "exact, own" and row["digits"] == 8 and row["zeta"] == 2.0 for row in rows)
+    options.methods = ["dps"]
+    with pytest.raises(SystemExit, match="nothing was measured"):
+        scoring.write_rows(tmp_path / "rows.json", scoring.compared(options, None, x, found, {"DPS": exact}))
+    assert not list(tmp_path.iterdir())
