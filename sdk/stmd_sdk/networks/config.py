@@ -23,6 +23,9 @@ PRESETS: dict[str, NetworkConfig] = {
     # Small ones, for CPUs and tests.
     "unet-digits": UNetConfig(channels=(32, 64), groups=8, embedding_width=128),
     "unet-compact": UNetConfig(channels=(32, 64), groups=8, patch_size=2, embedding_width=128),
+    "unet-compact-cifar10": UNetConfig(
+        channels=(32, 64, 128), attention=(1, 2), groups=8, patch_size=2, embedding_width=128
+    ),
     "dit-small": DiTConfig(depth=4, width=128, heads=4),
     "mlp": MLPConfig(),
     # For what is fitted and not trained.
