@@ -33,14 +33,15 @@ from stmd_sdk.inference.running import run_gibbs
 from stmd_sdk.operators import GaussianNoise, Matrix, Measurement, gaussian_projections
 
 SIGMA, THIN, GUIDED, DIFFUSED = 0.1, 8, 20, 100
+ZETAS = {"mixture2d": 0.2, "mixture64": 0.4}  # of DPS: the nearest to exact draws by energy distance, of 0.01 to 0.4
 OPERATORS = {
     "mixture2d": Matrix(torch.tensor([[0.6, 0.8]]), (2,)),
     "mixture64": gaussian_projections((64,), 16, 123),
 }
 
 
-def solvers(law: GaussianMixture, operator: Matrix) -> dict[str, Solver]:
-    """Each with the exact kernel."""
+def solvers(law: GaussianMixture, operator: Matrix, zeta: float) -> dict[str, Solver]:
+    """Each with the exact kernel; ``zeta`` is DPS's step length."""
     posterior, codec, scale = MixturePosterior(law, SCHEDULE), VectorCodec(), law.root_mean_square()
 
     def resampled(y: Tensor, noise: Noise, draws: int, /) -> Tensor:
@@ -62,7 +63,7 @@ def solvers(law: GaussianMixture, operator: Matrix) -> dict[str, Solver]:
         return x_0
 
     def diffusion_posterior(y: Tensor, noise: Noise, draws: int, /) -> Tensor:
-        return dps(MeanPosterior(law, SCHEDULE), SCHEDULE, time_grid(DIFFUSED), law.shape, noise, operator, y[0], 0.05)
+        return dps(MeanPosterior(law, SCHEDULE), SCHEDULE, time_grid(DIFFUSED), law.shape, noise, operator, y[0], zeta)
 
     return {"gibbs, resampled": resampled, "gibbs, annealed": annealed, "condition": condition,
             "DPS": diffusion_posterior}  # fmt: skip
@@ -89,7 +90,7 @@ def main() -> None:
     for problem in options.problems:
         law, operator = mixture(problem), OPERATORS[problem]
         x = law.sample(Noise.of(options.seed + 1000, options.pairs))
-        for name, solver in solvers(law, operator).items():
+        for name, solver in solvers(law, operator, ZETAS[problem]).items():
             pairs = solved_pairs(solver, x, operator, GaussianNoise(SIGMA), seed=options.seed)
             found = [row(problem, name, pairs)]
             if name == "gibbs, resampled":

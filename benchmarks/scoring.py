@@ -24,6 +24,7 @@ from stmd_sdk.data.load import load_data
 from stmd_sdk.diffusion.posterior import PointPosterior, Posterior
 from stmd_sdk.evaluation import JointDraws
 from stmd_sdk.evaluation.calibration import crps, interval_coverage, lively, projected_ranks, ranks, spread_skill
+from stmd_sdk.evaluation.statistics import mean_estimate
 from stmd_sdk.files import written_whole
 
 DRAWS, DIRECTIONS = 19, 8  # 19 draws make the 90 % interval from the smallest to the largest exact
@@ -50,7 +51,11 @@ def mean_of(sampler: Sampler) -> Posterior:
 
 
 def scores(x: Tensor, draws: Tensor, seed: int) -> Row:
-    """Coverage of 90 % intervals, spread-skill ratio and CRPS, ± a standard error over the truths x [n, *d]."""
+    """How calibrated and how near the draws are, ± a standard error over the truths x [n, *d].
+
+    Coverage of 90 % intervals, spread-skill ratio, CRPS, and the peak signal-to-noise ratio of the draws' mean in dB,
+    whose peak is the 2 from black to white.
+    """
     noise = Noise.of(seed, len(x)).fold(9)
     joint = JointDraws(x, x, 0.0, draws)
     pixels = ranks(x.flatten(1), draws.flatten(2), noise.fold(0))
@@ -60,6 +65,7 @@ def scores(x: Tensor, draws: Tensor, seed: int) -> Row:
         "projection_coverage90": interval_coverage(along, DRAWS),
         "spread_skill": spread_skill(joint),
         "crps": crps(joint),
+        "psnr_of_mean": mean_estimate(10 * (4 / (draws.mean(dim=0) - x).square().flatten(1).mean(dim=1)).log10()),
     }
     row: Row = {name: one.value for name, one in found.items()}
     return {**row, **{f"{name}_error": one.error for name, one in found.items()}}

@@ -1,6 +1,7 @@
 """The scores of restored digits: right for exchangeable draws, and they see draws that are too narrow."""
 
 import argparse
+import math
 
 import pytest
 import restoration
@@ -18,6 +19,9 @@ def test_scores_tell_exchangeable_draws_from_narrow_ones():
         right = scoring.scores(problem.x, draws, 0)
         for name, exact in [("pixel_coverage90", 0.9), ("projection_coverage90", 0.9), ("spread_skill", 1.0)]:
             assert abs(right[name] - exact) < 4.5 * right[f"{name}_error"], name
+        # The error of a mean of K draws has variance 0.4² (1 + 1/K), over 784 pixels.
+        psnr = 10 * math.log10(4 / (0.4**2 * (1 + 1 / scoring.DRAWS)))
+        assert abs(right["psnr_of_mean"] - psnr) < 4.5 * right["psnr_of_mean_error"] + 0.01
         narrow = scoring.scores(problem.x, 0.5 * draws, 0)
         assert narrow["pixel_coverage90"] < 0.75
         assert narrow["spread_skill"] < 0.6
