@@ -28,7 +28,9 @@ def test_recipes_are_the_papers_tables():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers, as it saves the tiny VAE
-@pytest.mark.parametrize("name", ["celeba-calibrated", "cifar10-meanflow", "cifar10-compact-calibrated", "mnist-compact"])
+@pytest.mark.parametrize(
+    "name", ["celeba-calibrated", "cifar10-meanflow", "cifar10-compact-calibrated", "mnist-compact"]
+)
 def test_a_smoke_run_goes_the_whole_way(tmp_path, monkeypatch, name):
     from stmd_training import cli
 
