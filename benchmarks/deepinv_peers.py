@@ -27,7 +27,7 @@ from stmd_sdk.files import check_writable
 from stmd_sdk.operators import Blur, Mask
 
 EVALUATIONS = 100
-WEIGHTS = 10.0, 30.0, 100.0, 300.0  # of DPS, 1 is its default
+WEIGHTS = 30.0, 100.0, 300.0, 1000.0  # of DPS, 1 is its default
 LAMBDAS = 1.0, 3.0, 7.0, 25.0  # of DiffPIR, 7 is its default
 FIRST = 1.0, 20.0  # levels of DDRM: from 1 down evenly, its default, or from 20 down by one share a level
 LEAST_SIGMA = 0.01
