@@ -27,7 +27,7 @@ from stmd_sdk.operators.protocol import Operator
 
 EVALUATIONS = 100
 CHAINS = 64  # that temper together; 19 of them are looked at
-ZETAS = 0.3, 1.0, 3.0, 10.0
+ZETAS = 0.3, 1.0, 3.0
 
 
 @dataclass(frozen=True)
