@@ -90,12 +90,19 @@ def held_out(data: Path, sampler: Sampler, model: str, digits: range) -> Tensor:
     return images[torch.tensor(digits)]
 
 
+def _several(text: str) -> int:
+    """As many as there are directions, which each have a share of the digits."""
+    if (number := int(text)) < DIRECTIONS:
+        raise argparse.ArgumentTypeError(f"must be {DIRECTIONS} or more, got {number}")
+    return number
+
+
 def digit_options(description: str | None, digits: int, out: str, *, required: bool = True) -> argparse.ArgumentParser:
     """The options of a benchmark on held-out digits."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=required, help="a folder of MNIST's files: measure digits")
     parser.add_argument("--model", default="mnist", help="a model of digits")
-    parser.add_argument("--digits", type=int, default=digits, help=f"held-out digits, {DIRECTIONS} or more")
+    parser.add_argument("--digits", type=_several, default=digits, help=f"held-out digits, {DIRECTIONS} or more")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, default=0, help="of measurements and draws of digits")
     parser.add_argument("--out", type=Path, default=Path(out))

@@ -52,3 +52,11 @@ def test_problems_and_methods_are_picked_by_how_their_names_begin(tmp_path):
     with pytest.raises(SystemExit, match="nothing was measured"):
         scoring.write_rows(tmp_path / "rows.json", scoring.compared(options, None, x, found, {"DPS": exact}))
     assert not list(tmp_path.iterdir())
+
+
+def test_fewer_digits_than_directions_are_refused_before_anything_is_drawn(capsys):
+    parser = scoring.digit_options(None, 16, "out.json")
+    assert parser.parse_args(["--data", "x", "--digits", "8"]).digits == 8
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--data", "x", "--digits", "7"])
+    assert "--digits: must be 8 or more, got 7" in capsys.readouterr().err
