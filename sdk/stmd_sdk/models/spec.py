@@ -40,7 +40,8 @@ class ModelSpec:
     ``shape`` is that of one sample as the network sees it, channels first. ``sigma_data`` is the root mean
     square of the network's data about zero, σ_d, and ``local_gaussians`` the mixture fitted to them that target
     ``mixture`` starts from: both are measured once, before the training. ``classes`` are those of a network that
-    takes labels. ``training`` holds facts for people: data, steps, seconds, commit.
+    takes labels. ``one_flow_step`` says why the model draws in M = 1 evaluation alone, where more were measured to be
+    worse; empty where any M will do. ``training`` holds facts for people: data, steps, seconds, commit.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ModelSpec:
     sigma_data: float = 1.0
     local_gaussians: LocalGaussians | None = None
     classes: Classes | None = None
+    one_flow_step: str = ""
     training: dict[str, Fact] = field(default_factory=dict[str, Fact])
     version: int = SPEC_VERSION
 
@@ -88,9 +90,11 @@ class ModelSpec:
         return self.objective.default_flow_steps if mean_flow_steps is None else mean_flow_steps
 
     def check_steps(self, inference_steps: int, mean_flow_steps: int) -> None:
-        """Raise for numbers of steps, N and M, that are none, or that the objective does not have."""
+        """Raise for numbers of steps, N and M, that are none, or that the objective or the model does not have."""
         check_integer("inference_steps", inference_steps, 1, MAX_STEPS)
         check_integer("mean_flow_steps", mean_flow_steps, 1, MAX_STEPS)
+        if self.one_flow_step and mean_flow_steps > 1:
+            raise InvalidArgumentError(f"mean_flow_steps: {self.name} takes 1 alone: {self.one_flow_step}")
         self.objective.check_steps(inference_steps, mean_flow_steps)
 
     def grid(self, inference_steps: Steps, mean_flow_steps: int | None) -> list[float]:
@@ -133,8 +137,10 @@ class ModelSpec:
         return self.objective.denoiser(given_labels(self.classes, network, key, guidance), self.measured)
 
     def to_json(self) -> str:
-        """The spec as JSON; of a model without classes or guidance inside, as it was before there were any."""
+        """The spec as JSON; what a model does not have, classes, guidance inside, a limit of M, is left out."""
         values = asdict(self)
+        if not self.one_flow_step:
+            del values["one_flow_step"]
         if self.classes is None:
             del values["classes"]
         elif self.classes.guided == 1:

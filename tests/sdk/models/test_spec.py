@@ -39,6 +39,16 @@ def test_json_brings_back_the_same_spec(spec):
     assert read.to_json() == spec.to_json()
 
 
+def test_a_limit_of_m_is_refused_with_its_reason_and_left_out_where_there_is_none():
+    VECTOR.check_steps(4, 2)
+    assert "one_flow_step" not in VECTOR.to_json()
+    limited = replace(VECTOR, one_flow_step="two are worse")
+    assert ModelSpec.from_json(limited.to_json(), "here") == limited
+    limited.check_steps(4, 1)
+    with pytest.raises(InvalidArgumentError, match=r"^mean_flow_steps: points takes 1 alone: two are worse$"):
+        limited.check_steps(4, 2)
+
+
 @pytest.mark.parametrize("network", PRESETS.values(), ids=PRESETS)
 def test_json_brings_back_every_preset(network):
     spec = replace(VECTOR, network=network)
