@@ -11,6 +11,7 @@ from stmd_sdk.data.labels import load_labels
 from stmd_sdk.data.load import load_data
 from stmd_sdk.errors import DataError, InvalidArgumentError
 from stmd_sdk.evaluation.features import load_classifier
+from stmd_sdk.progress import followed
 from stmd_training.classifier import train_classifier
 
 RNG = np.random.default_rng(0)
@@ -55,6 +56,14 @@ def test_a_seed_gives_the_same_classifier_again(folder):
     first, again, other = (train_classifier(data, labels, epochs=1, seed=seed)[1] for seed in (0, 0, 1))
     assert torch.equal(first.out.weight, again.out.weight)
     assert not torch.equal(first.out.weight, other.out.weight)
+
+
+def test_training_tells_how_far_it_is(folder):
+    told = []
+    with followed(lambda done, total: told.append((done, total))):
+        train_classifier(load_data(folder), load_labels(folder), epochs=2)
+    steps = 2 * 300 // 128
+    assert told == [(i, steps) for i in range(1, steps + 1)]
 
 
 def test_cifars_binary_files_are_read_with_their_labels(tmp_path):

@@ -12,6 +12,7 @@ from stmd_sdk.data.load import ArrayData
 from stmd_sdk.errors import DataError
 from stmd_sdk.evaluation.features import FACTS_KEY, Classifier, ClassifierFacts
 from stmd_sdk.models.tensors import write_tensors
+from stmd_sdk.progress import progress_bar
 
 from .batches import ArrayBatches
 
@@ -22,7 +23,7 @@ CHUNK = 1000
 
 
 def train_classifier(
-    data: ArrayData, labels: Int[Tensor, " n"], *, epochs: int = 5, seed: int = 0
+    data: ArrayData, labels: Int[Tensor, " n"], *, epochs: int = 5, seed: int = 0, progress: bool = False
 ) -> tuple[ClassifierFacts, Classifier]:
     """Train on images and their labels: Adam, cross entropy, half a cosine of learning rate, no augmentation.
 
@@ -42,13 +43,15 @@ def train_classifier(
     optimizer = torch.optim.Adam(classifier.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batches = ArrayBatches(data, BATCH, seed)
-    for step in range(steps):
-        rows = batches.rows(step)
-        loss = nn.functional.cross_entropy(classifier(data[rows]), labels[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with progress_bar("training", steps, "step", progress) as advance:
+        for step in range(steps):
+            rows = batches.rows(step)
+            loss = nn.functional.cross_entropy(classifier(data[rows]), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            advance()
     return facts, classifier.eval().requires_grad_(False)
 
 

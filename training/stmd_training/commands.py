@@ -176,7 +176,7 @@ def fit_classifier(data: str, out: Path, epochs: int, seed: int) -> str:
     if not isinstance(images, ArrayData) or not isinstance(held_out, ArrayData):
         raise DataError(f"{data}: has no labels to train on")
     labels, held_out_labels = load_labels(data), load_labels(data, split="test")
-    facts, classifier = train_classifier(images, labels, epochs=epochs, seed=seed)
+    facts, classifier = train_classifier(images, labels, epochs=epochs, seed=seed, progress=True)
     classifier = classifier.half().float()  # as it will be read
     facts = replace(facts, accuracy=accuracy(classifier, held_out, held_out_labels))
     save_classifier(out, facts, classifier)
