@@ -55,8 +55,10 @@ def shown(samples):
 def test_a_seeded_generator_draws_the_samplers_own_samples(pipe, sampler):
     drawn = pipe(batch_size=3, generator=seeded(5), output_type="pt").images
     assert torch.equal(drawn, shown(sampler.sample(3, seed=5)))
-    drawn = pipe(batch_size=2, num_inference_steps=2, mean_flow_steps=2, generator=seeded(6), output_type="pt").images
-    assert torch.equal(drawn, shown(sampler.sample(2, inference_steps=2, mean_flow_steps=2, seed=6)))
+    drawn = pipe(batch_size=2, num_inference_steps=2, generator=seeded(6), output_type="pt").images
+    assert torch.equal(drawn, shown(sampler.sample(2, inference_steps=2, seed=6)))
+    with pytest.raises(InvalidArgumentError, match="mean_flow_steps: digits takes 1 alone"):
+        pipe(batch_size=2, mean_flow_steps=2)
 
 
 def test_a_generator_that_was_used_draws_others_and_the_same_ones_again(pipe):
