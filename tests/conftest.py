@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from stmd_sdk.diffusion.network import Network
 from stmd_sdk.diffusion.target import ResidualTarget, X0Target
 from stmd_sdk.diffusion.vp import VPSchedule
+from stmd_sdk.models.checkpoint import load_model, resolve_model, save_model
 
 
 def pytest_configure(config):
@@ -38,6 +40,15 @@ def _deterministic():
     """Initial weights come from PyTorch's generator; one thread, so that sums have one order."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_of_any_m(tmp_path_factory):
+    """A file of the bundled digits that does not refuse M > 1."""
+    path = tmp_path_factory.mktemp("digits") / "any-m.safetensors"
+    spec, network = load_model(resolve_model("digits"))
+    save_model(path, replace(spec, one_flow_step=""), dict(network.named_parameters()))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from stmd_serving.worker import Worker
 
 
 @pytest.fixture(scope="session")
-def served():
-    return opened(["digits", "mnist", "mixture2d"])
+def served(digits_of_any_m):
+    return opened(["digits", "mnist", "mixture2d", str(digits_of_any_m)])
 
 
 @pytest.fixture(scope="session")

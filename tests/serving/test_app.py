@@ -49,7 +49,7 @@ def test_a_crowd_gets_what_each_would_alone(client, digits):
         {"seed": 3, "first": 0, "n": 5},
         {"seed": 3, "first": 5, "n": 20},
         {"seed": 3, "first": 4, "n": 3, "inference_steps": 2},
-        {"seed": 4, "first": 30, "n": 4, "inference_steps": [1.0, 0.4, 0.0], "mean_flow_steps": 2},
+        {"seed": 4, "first": 30, "n": 4, "inference_steps": [1.0, 0.4, 0.0]},
         {"seed": 2**64 - 1, "first": 2**32 - 2, "n": 2},
     ]
     for ask, answer in zip(asks, client(*(samples(**ask) for ask in asks)), strict=True):
@@ -57,6 +57,14 @@ def test_a_crowd_gets_what_each_would_alone(client, digits):
         assert np.array_equal(arrays(answer)["x"], expected)
         assert answer.headers["X-STMD-Seed"] == str(ask["seed"])
         assert answer.headers["X-STMD-First"] == str(ask["first"])
+
+
+def test_several_evaluations_a_draw_are_drawn_where_the_model_takes_them(client, digits_of_any_m):
+    asked = {"seed": 4, "n": 4, "inference_steps": [1.0, 0.4, 0.0], "mean_flow_steps": 2}
+    own, refused = client(samples(model="any-m", **asked), samples(**asked))
+    expected = Sampler.from_pretrained(digits_of_any_m).sample(**asked, batch_invariant=True).numpy()
+    assert np.array_equal(arrays(own)["x"], expected)
+    assert "mean_flow_steps: digits takes 1 alone" in error(refused, 422)
 
 
 def test_labels_of_a_crowd_are_those_asked_for(client):
@@ -112,7 +120,7 @@ def test_points_of_the_plane_are_served_too(client):
 def test_models_say_what_they_are(client, served, tmp_path):
     (answer,) = client(("GET", "/v1/models", {}))
     models = {one["name"]: one for one in answer.json()}
-    assert set(models) == {"digits", "mnist", "mixture2d"}
+    assert set(models) == {"digits", "mnist", "mixture2d", "any-m"}
     assert models["mnist"]["sample_shape"] == [1, 28, 28]
     assert models["mnist"]["spec"]["classes"]["names"][7] == "seven"
     assert [models[one.name]["digest"] for one in served] == [one.digest for one in served]
@@ -131,7 +139,7 @@ def test_models_say_what_they_are(client, served, tmp_path):
         ({"n": 1, "model": "../../etc/passwd"}, 404, "no model '../../etc/passwd' here; there are digits, mnist, mixt"),
         ({"n": 1, "inference_steps": 0}, 422, "inference_steps must be an integer from 1"),
         ({"n": 1, "inference_steps": 10**9}, 422, "at most 1000 here"),
-        ({"n": 1, "inference_steps": 600, "mean_flow_steps": 2}, 422, "at most 1000 here, got 1200"),
+        ({"n": 1, "model": "any-m", "inference_steps": 600, "mean_flow_steps": 2}, 422, "at most 1000 here, got 1200"),
         ({"n": 1, "inference_steps": [1, 0.5, 0.6, 0]}, 422, "must decrease strictly"),
         ({"n": 1, "labels": 3}, 422, "labels: digits has no classes"),
         ({"n": 1, "guidance": 2}, 422, "no classes to guide to"),

@@ -66,8 +66,8 @@ def test_real_samples_sit_at_the_floor_and_noisy_ones_above(digits):
     assert worse.neighbourhood.coverage < exact.neighbourhood.coverage
 
 
-def test_a_report_holds_a_row_for_each_sweep_and_seed(digits, tmp_path):
-    report = evaluate_model("digits", digits, steps=(1, 2), mean_flow_steps=(1, 2), seeds=(0, 1))
+def test_a_report_holds_a_row_for_each_sweep_and_seed(digits, digits_of_any_m, tmp_path):
+    report = evaluate_model(digits_of_any_m, digits, steps=(1, 2), mean_flow_steps=(1, 2), seeds=(0, 1))
     keys = [(row.inference_steps, row.mean_flow_steps, row.seed) for row in report.rows]
     assert keys == [(n, m, seed) for n in (1, 2) for m in (1, 2) for seed in (0, 1)]
     again = evaluate_model("digits", digits, steps=(2,), seeds=(1,), batch_size=50)
