@@ -110,13 +110,13 @@ def crossing(posterior: FlowPosterior, data: GaussianMixture, draws: int) -> Cro
     x, slopes = draw_with_slopes(posterior, key.fold(0), d)
     exact, others = data.sample(key.fold(1)), data.sample(key.fold(2))
     outside = ~_within(x, data)
-    steepest = torch.linalg.matrix_norm(slopes, 2)[outside].mean()
+    slope_outside = float(torch.linalg.matrix_norm(slopes, 2)[outside].mean())
     directions = Noise.of(1, DIRECTIONS)
     return Crossing(
         within=float(1 - outside.float().mean()),
         exact_within=float(_within(exact, data).float().mean()),
-        slope_outside=float(steepest),
-        most_within=most_within(data.weights, _gap(data), float(steepest)),
+        slope_outside=slope_outside,
+        most_within=most_within(data.weights, _gap(data), slope_outside),
         slope_along=(along := _steepest_along(x, slopes, directions)),
         distance=sliced_w2(x, others, directions),
         exact_distance=sliced_w2(exact, others, directions),
@@ -146,6 +146,14 @@ def _steepest_along(x: Tensor, slopes: Tensor, directions: Noise) -> float:
     return found
 
 
+def _opened(model: str, data: GaussianMixture) -> FlowPosterior:
+    sampler = Sampler.from_pretrained(model)
+    posterior = sampler.spec.build_posterior(sampler.network)
+    if not isinstance(posterior, FlowPosterior) or sampler.spec.shape != data.shape:
+        raise InvalidArgumentError(f"{model}: not a model that draws {data.name} with a flow")
+    return posterior
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="bundled names or files, of models for vectors")
@@ -154,11 +162,8 @@ def main() -> None:
     options = parser.parse_args()
     data, console = mixture(options.data), Console()
     table = Table("model", "within", "slope outside", "most within", "slope along", "distance", "least distance")
-    for name in options.models:
-        sampler = Sampler.from_pretrained(name)
-        posterior = sampler.spec.build_posterior(sampler.network)
-        if not isinstance(posterior, FlowPosterior) or sampler.spec.shape != data.shape:
-            raise InvalidArgumentError(f"{name}: not a model that draws {options.data} with a flow")
+    opened = {name: _opened(name, data) for name in options.models}
+    for name, posterior in opened.items():
         one = crossing(posterior, data, options.draws)
         table.add_row(
             name,

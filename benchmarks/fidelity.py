@@ -190,14 +190,18 @@ def _exact(method: str, data: GaussianMixture, schedule: Schedule, n: int, cell:
     return ddim(mean, schedule, time_grid(n), data.shape, Noise.of(1000 + cell.seed, _size(data, cell)))
 
 
+def to_exact(samples: Tensor, exact: Tensor, directions: Noise) -> float:
+    """The distance of samples to exact ones: sliced W2 in the plane, the energy distance elsewhere."""
+    if samples.shape[1] == 2:
+        return sliced_w2(samples, exact, directions)
+    return energy_distance(samples, exact, unbiased=False)
+
+
 def _distance(data: GaussianMixture, samples: Tensor, cell: Cell) -> dict[str, float]:
-    """To exact samples, beside what exact samples show: sliced W2 in the plane, the energy distance elsewhere."""
+    """To exact samples, beside what exact samples show."""
     key, n = Noise.of(2000 + cell.seed, len(samples)), len(samples)
     others, exact = data.sample(key.fold(0)), data.sample(key.fold(1))
-    if data.shape == (2,):
-        directions = Noise.of(3000, 256)
-        return {"value": sliced_w2(samples, others, directions), "floor": sliced_w2(exact, others, directions), "n": n}
-    value, floor = (energy_distance(x, others, unbiased=False) for x in (samples, exact))
+    value, floor = (to_exact(x, others, Noise.of(3000, 256)) for x in (samples, exact))
     return {"value": value, "floor": floor, "n": n}
 
 

@@ -22,12 +22,13 @@ from typing import final
 
 import scipy.stats
 import torch
+from fidelity import to_exact
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from stmd_sdk import Noise, Sampler
-from stmd_sdk.evaluation import Reference, energy_distance, frechet_distance, mixture, reference, sliced_w2
+from stmd_sdk.evaluation import Reference, frechet_distance, mixture, reference
 from stmd_sdk.evaluation.statistics import spread
 from stmd_sdk.files import check_writable, written_whole
 from stmd_sdk.models.checkpoint import bundled_models, load_model, resolve_model, save_model
@@ -119,7 +120,7 @@ def _to_mixture(model: str) -> Distance:
 
     def distance(n: int, m: int, seed: int) -> float:
         x = sampler.sample(VECTORS, inference_steps=n, mean_flow_steps=m, seed=seed, batch_size=BATCH)
-        return sliced_w2(x, real, Noise.of(1001, 64)) if x.shape[1] == 2 else energy_distance(x, real, unbiased=False)
+        return to_exact(x, real, Noise.of(1001, 64))
 
     return distance
 
