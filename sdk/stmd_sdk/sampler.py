@@ -119,13 +119,15 @@ class Sampler:
         default, of a pretrained denoiser 16. A ``Noise`` as seed names its samples itself.
 
         ``labels`` are the classes to draw, of a model that has some: one for all, or one each (that of sample
-        ``first + i`` is labels[i]), by number or name; None draws from all together. With ``guidance`` w other than 1
-        each evaluation is two, without + w (with - without) the labels, but of a model that has it inside: above 1 a
-        class's samples are more like each other than the data's, and no longer draws of the model's law.
+        ``first + i`` is labels[i]), by number or name, or "random": the class of each
+        sample is drawn with it, all as likely. None draws from all together, as the model learnt them without labels.
+        With ``guidance`` w other than 1 each evaluation is two, without + w (with - without) the labels, but of a
+        model that has it inside: above 1 a class's samples are more like each other than the data's, and no longer
+        draws of the model's law.
         """
         m = self.spec.flow_steps(mean_flow_steps)
         times = self.spec.grid(inference_steps, m)
-        noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
+        noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first, given=bool(self.guides))
         if batch_invariant and isinstance(seed, Noise):
             raise InvalidArgumentError("batch_invariant needs a seed that is an integer: its samples are in order")
         self.spec.codec.prepare(self.spec.shape)
@@ -146,7 +148,7 @@ class Sampler:
         Both as the network sees them: the last x_t, decoded, is what ``sample`` returns.
         """
         times = self.spec.grid(inference_steps, mean_flow_steps)
-        noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first)
+        noise = noise_of(seed, n, self.spec, self.device, labels, guidance, first=first, given=bool(self.guides))
         posterior = self._posterior(mean_flow_steps, guidance)
         return reverse_sde(posterior, self.spec.schedule, times, self.spec.shape, noise)
 

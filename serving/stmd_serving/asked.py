@@ -28,7 +28,9 @@ class SampleRequest(BaseModel):
     )
     first: int = Field(0, ge=0, lt=2**32, description="Index of the first sample of the seed.")
     labels: Label | list[Label] | None = Field(
-        None, description="The class to draw, by number or name, or one for each sample; null draws from all together."
+        None,
+        description="The class to draw, by number or name, or one for each sample; random: drawn with each; "
+        "null: all classes together, as the model learnt them without labels.",
     )
     inference_steps: int | list[float] | None = Field(
         None, description="N, or a decreasing grid of times such as [1, 0.5, 0]; null is the model's default."

@@ -30,13 +30,14 @@ PNG, NPZ = "image/png", "application/x-npz"
 @final
 @dataclass(frozen=True, eq=False)
 class DrawnSamples:
-    """Samples ``x`` and their keys: ``first`` on of ``seed``."""
+    """Samples ``x`` and their keys: ``first`` on of ``seed``. Their labels were asked for or drawn ``at_random``."""
 
     served: Served
     settings: BucketSettings
     seed: int
     first: int
     labels: list[int | None]
+    at_random: bool
     x: NDArray[np.float32]
 
     @property
@@ -56,7 +57,9 @@ class DrawnSamples:
         line += ["--mean-flow-steps", str(self.settings.mean_flow_steps)]
         if self.settings.guidance != 1:
             line += ["--guidance", f"{self.settings.guidance:g}"]
-        if self.labels[0] is not None and all(one == other for one, other in pairwise(self.labels)):
+        if self.at_random:
+            line += ["--label", "random"]
+        elif self.labels[0] is not None and all(one == other for one, other in pairwise(self.labels)):
             line += ["--label", str(self.labels[0])]
         return shlex.join([*line, "--batch-invariant"])
 

@@ -9,7 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, final
 
+import numpy as np
+
 from stmd_sdk.codecs.codec import LatentCodec
+from stmd_sdk.diffusion.classes import Classes
 from stmd_sdk.diffusion.labelled import check_guidance
 from stmd_sdk.diffusion.noise import INDICES, Noise
 from stmd_sdk.diffusion.philox import fresh_seed
@@ -59,7 +62,7 @@ class Service:
         """The samples that are asked for."""
         served = self.model(asked.model)
         self.limits.check("samples", asked.n, "n")
-        settings, labels = self._settings(served, asked)
+        settings = self._settings(served, asked)
         if asked.format == "png" and not (served.draws_images or served.shape == (2,)):
             raise RefusedError(422, f"{served.name} draws no pictures: ask for format npz or json")
         if asked.seed is None:
@@ -70,8 +73,14 @@ class Service:
             seed, first = asked.seed, asked.first
         if first + asked.n > INDICES:
             raise RefusedError(422, f"first + n: the last possible sample is {INDICES - 1}")
+        labels: list[int | None] = [None] * asked.n
+        at_random = False
+        if asked.labels is not None:
+            classes = cast(Classes, served.model.classes)  # or the settings were refused
+            labels = list(classes.numbers(asked.labels, seed, np.arange(first, first + asked.n)))
+            at_random = classes.at_random(asked.labels)
         x = await self._in_time(self.batcher.rows(settings, seed, first, labels))
-        return DrawnSamples(served, settings, seed, first, labels, x)
+        return DrawnSamples(served, settings, seed, first, labels, at_random, x)
 
     def model(self, name: str | None) -> Served:
         """The model of a name; without one the only one that is served."""
@@ -82,23 +91,20 @@ class Service:
             raise RefusedError(404 if name else 422, f"{said}; there are {', '.join(self.served)}")
         return self.served[name]
 
-    def _settings(self, served: Served, asked: SampleRequest) -> tuple[BucketSettings, list[int | None]]:
-        """What the samples have in common, and the label of each; all of it possible, and within the limits."""
+    def _settings(self, served: Served, asked: SampleRequest) -> BucketSettings:
+        """What the samples have in common; all of it possible, and within the limits."""
         spec, none = served.model, Noise.of(0, 1)
         if isinstance(asked.inference_steps, int):  # before a grid of so many is made
             self.limits.check("evaluations", asked.inference_steps, "inference_steps")
         m = spec.flow_steps(asked.mean_flow_steps)
         times = tuple(spec.grid(asked.inference_steps, asked.mean_flow_steps))
         self.limits.check("evaluations", (len(times) - 1) * m, "inference_steps x mean_flow_steps")
-        labels: list[int | None] = [None] * asked.n
-        if asked.labels is not None:
-            if spec.classes is None:
-                raise InvalidArgumentError(f"labels: {served.name} has no classes")
-            labels = list(spec.classes.numbers(asked.labels, asked.n))
-        elif spec.classes is not None and not spec.classes.null:
+        if asked.labels is not None and spec.classes is None:
+            raise InvalidArgumentError(f"labels: {served.name} has no classes")
+        if asked.labels is None and spec.classes is not None and not spec.classes.null:
             raise InvalidArgumentError(f"labels: {served.name} was trained with labels alone: say which to draw")
-        check_guidance(asked.guidance, spec.classes, none if labels[0] is None else none.labelled(none.indices))
-        return BucketSettings(served.name, times, m, float(asked.guidance)), labels
+        check_guidance(asked.guidance, spec.classes, none if asked.labels is None else none.labelled(none.indices))
+        return BucketSettings(served.name, times, m, float(asked.guidance))
 
     async def restore(self, asked: Asked) -> tuple[Served, str, Restoration, Restored]:
         """The draws given a picture; who follows its name is told how far they are."""

@@ -39,7 +39,7 @@ def close(drawn, expected):
     np.testing.assert_allclose(drawn, expected.numpy(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("labels", [None, 1, "cow", [0, "bee", 2, 0, 1]])
+@pytest.mark.parametrize("labels", [None, 1, "cow", "random", [0, "bee", 2, 0, 1]])
 def test_a_whole_sampler_that_takes_labels_draws_them(model, with_labels, labels):
     run = ExportedRun.open(with_labels)
     drawn = run.sample(5, labels=labels, seed=3, first=2, batch_size=2)

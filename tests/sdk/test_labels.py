@@ -66,6 +66,36 @@ def test_who_asks_for_a_class_gets_its_law(labels):
     assert (SAMPLER.sample(400, seed=0).mean(0) - MEANS[3]).abs().max() < 0.1
 
 
+@pytest.mark.usefixtures("as_users_call")
+def test_a_class_at_random_is_drawn_with_its_sample_and_all_are_as_likely():
+    x = SAMPLER.sample(3000, labels="random", seed=0)
+    classes = torch.cdist(x, MEANS[:3]).argmin(1)
+    assert torch.bincount(classes).sub(1000).abs().max() < 4 * (3000 * 2 / 9) ** 0.5
+    assert torch.equal(x[:10], SAMPLER.sample(10, labels=classes[:10], seed=0))
+    alone = [SAMPLER.sample(1, labels="random", seed=0, first=k, batch_invariant=True) for k in (5, 6, 19)]
+    torch.testing.assert_close(torch.cat(alone), x[[5, 6, 19]], atol=1e-6, rtol=0)
+    some = np.arange(40)
+    assert Classes(3).numbers("random", 1, some) != Classes(3).numbers("random", 2, some)
+    *_, (_, last, _) = SAMPLER.trajectory(4, labels="random", seed=2)
+    assert torch.equal(last, SAMPLER.sample(4, labels="random", seed=2))
+    assert Classes(2, ("order", "random")).numbers("random", 0, np.arange(9)) == [1] * 9
+
+
+def test_classes_are_not_drawn_where_what_is_given_makes_some_likelier():
+    """From p(c) they would be, and not from p(c | x_t) or p(c | y)."""
+    x_t, seen = torch.zeros(2, 2), Measurement(Matrix(torch.eye(2), (2,)), torch.zeros(1, 2), GaussianNoise(0.5))
+    for draw in (
+        lambda: SAMPLER.posterior(x_t, 0.5, labels="random"),
+        lambda: SAMPLER.transition(x_t, 0.5, 0.2, labels="random"),
+        lambda: SAMPLER.condition(seen.operator, seen.y, sigma=0.5).sample(2, labels="random"),
+        lambda: SAMPLER.gibbs(seen, 2, labels="random"),
+        lambda: SAMPLER.chain(seen, 2, labels="random"),
+        lambda: SAMPLER.steer(seen, 2, labels="random"),
+    ):
+        with pytest.raises(InvalidArgumentError, match="from noise alone"):
+            draw()
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize(
     "options", [{}, {"batch_size": 3}, {"batch_invariant": True}, {"guidance": 2.0, "batch_size": 4}]

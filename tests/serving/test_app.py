@@ -73,6 +73,7 @@ def test_labels_of_a_crowd_are_those_asked_for(client):
         {"seed": 1, "first": 0, "n": 3, "labels": [7, "two", 0]},
         {"seed": 1, "first": 3, "n": 2},
         {"seed": 1, "first": 5, "n": 2, "labels": "nine"},
+        {"seed": 1, "first": 7, "n": 3, "labels": "random"},
     ]
     asks = [{"inference_steps": 1, **ask} for ask in asks]
     busy = samples(model="mnist", n=1, seed=9, inference_steps=1)
@@ -89,8 +90,9 @@ def test_what_is_drawn_without_a_seed_can_be_drawn_again(client, digits):
         assert np.array_equal(arrays(answer)["x"], digits.sample(4, seed=seed, first=first, batch_invariant=True))
 
 
-def test_the_command_of_an_answer_draws_the_same_at_home(client, tmp_path):
-    ask = samples(model="mnist", n=3, seed=5, first=2, labels=7, guidance=2, inference_steps=1, format="json")
+@pytest.mark.parametrize(("labels", "drawn"), [(7, [7, 7, 7]), ("random", [4, 0, 0])])
+def test_the_command_of_an_answer_draws_the_same_at_home(client, tmp_path, labels, drawn):
+    ask = samples(model="mnist", n=3, seed=5, first=2, labels=labels, guidance=2, inference_steps=1, format="json")
     (answer,) = client(ask)
     said = answer.json()
     command = said["command"].split()
@@ -99,7 +101,7 @@ def test_the_command_of_an_answer_draws_the_same_at_home(client, tmp_path):
     assert result.exit_code == 0, result.output
     home = np.load(tmp_path / "x.npz", allow_pickle=False)["x"]
     assert np.array_equal(np.float32(said["x"]), home)
-    assert (said["labels"], said["n"], said["seed"], said["first"]) == ([7] * 3, 3, 5, 2)
+    assert (said["labels"], said["n"], said["seed"], said["first"]) == (drawn, 3, 5, 2)
     assert answer.headers["X-STMD-Digest"] == said["digest"]
 
 

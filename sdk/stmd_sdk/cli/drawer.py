@@ -15,7 +15,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..diffusion.classes import Classes, parsed_label
+from ..diffusion.classes import RANDOM, Classes, PlainLabels, parsed_label
 from ..diffusion.philox import fresh_seed
 from ..errors import CheckpointError, InvalidArgumentError
 from ..files import check_regular, check_writable, reading, sha256_of_file, written_whole
@@ -47,7 +47,7 @@ EACH = "each"
 class Drawer:
     """A model opened for drawing: ``draw(seed, first, n, labels)``, and what the command says of it."""
 
-    draw: Callable[[int, int, int, int | list[int] | None], NDArray[np.float32]]
+    draw: Callable[[int, int, int, PlainLabels], NDArray[np.float32]]
     name: str
     shape: tuple[int, ...]
     facts: str
@@ -59,24 +59,26 @@ class Drawer:
 @final
 @dataclass(frozen=True)
 class _Wanted:
-    """``n`` samples: all of one class, or ``of_each`` class as many, one class after the other."""
+    """``n`` samples: all of one class or of classes at random, or ``of_each`` as many, one class after the other."""
 
     n: int
-    label: int | None = None
+    label: int | str | None = None
     of_each: int = 0
     words: str = ""
 
-    def labels(self, start: int, count: int) -> int | list[int] | None:
+    def labels(self, start: int, count: int) -> PlainLabels:
         """The labels of ``count`` samples from number ``start`` of the run on."""
         return [k // self.of_each for k in range(start, start + count)] if self.of_each else self.label
 
 
-def asked_class(text: str, classes: Classes | None, model: str) -> tuple[int, str]:
-    """The number and the name of the class that ``--label`` asks of a model for."""
+def asked_class(text: str, classes: Classes | None, model: str) -> tuple[int | str, str]:
+    """The class that ``--label`` asks of a model for, or ``RANDOM``; and what to say of it."""
     if classes is None:
         raise InvalidArgumentError(f"--label {text}: {model} has no classes to choose from")
+    if classes.at_random(text):
+        return RANDOM, ", classes at random"
     label = classes.number(parsed_label(text, classes))
-    return label, classes.name(label)
+    return label, f", class {classes.name(label)}"
 
 
 @final
@@ -106,8 +108,8 @@ class DrawnRun:
             if n < 1 or n % count:
                 raise InvalidArgumentError(f"--label each draws as many of each of {count} classes, not --n {n} in all")
             return _Wanted(n, of_each=n // count, words=", each class in its turn")
-        label, name = asked_class(self.label, drawer.classes, drawer.name)
-        return _Wanted(SAMPLES if self.n is None else self.n, label, words=f", class {name}")
+        label, words = asked_class(self.label, drawer.classes, drawer.name)
+        return _Wanted(SAMPLES if self.n is None else self.n, label, words=words)
 
     def open(self, *, progress: bool) -> Drawer:
         """The model, bundled or a file; a whole sampler holds its own steps."""
@@ -214,7 +216,7 @@ def _whole_drawer(path: Path, batch_size: int | None) -> Drawer:
     before = model_digest(path)
     sampler = ExportedRun.open(path)
 
-    def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
+    def draw(seed: int, first: int, n: int, labels: PlainLabels) -> NDArray[np.float32]:
         return sampler.sample(n, labels=labels, seed=seed, first=first, batch_size=batch_size)
 
     facts, held = f"{sampler.inference_steps} inference steps", sampler.artefact

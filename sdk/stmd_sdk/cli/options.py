@@ -47,7 +47,10 @@ SeedOption = Annotated[
 FirstOption = Annotated[int, typer.Option(help="Index of the first sample of the seed.")]
 LabelOption = Annotated[
     str | None,
-    typer.Option(help="The class to draw, by number or name; each: a row of each class. Default: all together."),
+    typer.Option(
+        help="The class to draw, by number or name; each: a row of each; random: each sample's is drawn with it. "
+        "Default: all together, as the model learnt them without labels."
+    ),
 ]
 GuidanceOption = Annotated[
     float, typer.Option(help="Towards the label: above 1 more like its class than the data, at two evaluations each.")

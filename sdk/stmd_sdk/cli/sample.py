@@ -57,6 +57,7 @@ def sample(
     [dim]stmd sample -m digits -n 100 --steps 1 --seed 0 -o digits.png[/dim]
     [dim]stmd sample --label seven --guidance 2[/dim]
     [dim]stmd sample --label each -n 100 -o classes.png[/dim]
+    [dim]stmd sample --label random -n 50000 --seed 0 -o draws.npz[/dim]
     [dim]stmd sample -m runs/mnist/model.safetensors -n 50000 --seed 0 -o draws.npz[/dim]
     [dim]torchrun --no-python --nproc-per-node 2 stmd sample -n 50000 --seed 0 -o draws.tar[/dim]
     [dim]stmd sample -n 50000 --seed 0 --ray 10.0.0.1:6379 -o draws.tar[/dim]

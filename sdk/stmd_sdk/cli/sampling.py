@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..diffusion.classes import PlainLabels
 from ..diffusion.philox import fresh_seed
 from ..errors import InvalidArgumentError
 from ..files import check_writable, written_whole
@@ -46,7 +47,7 @@ def sampler_drawer(
     before = model_digest(file)
     sampler = open_sampler(str(file), device)  # that very file, should the Hub have another by now
 
-    def draw(seed: int, first: int, n: int, labels: int | list[int] | None) -> NDArray[np.float32]:
+    def draw(seed: int, first: int, n: int, labels: PlainLabels) -> NDArray[np.float32]:
         drawn = sampler.sample(
             n,
             inference_steps=steps,
@@ -85,7 +86,7 @@ def draw_trajectory(
     sampler, seed = open_sampler(model, device), fresh_seed() if seed is None else seed
     if len(sampler.spec.shape) != 3:
         raise InvalidArgumentError(f"trajectories of {sampler.spec.name} are no images; use Sampler.trajectory")
-    of, name = (None, "") if label is None else asked_class(label, sampler.spec.classes, sampler.spec.name)
+    of, words = (None, "") if label is None else asked_class(label, sampler.spec.classes, sampler.spec.name)
     rows: list[Tensor] = []
     for t, x_t, x_0 in sampler.trajectory(
         n,
@@ -100,7 +101,7 @@ def draw_trajectory(
         rows += [sampler.spec.codec.decode(x_0), sampler.spec.codec.decode(x_t)]
     with written_whole(out) as path:
         grid(torch.cat(rows[:-1]), columns=n).save(path)
-    facts = _described(sampler, steps, mean_flow_steps) + (f", class {name}" if name else "")
+    facts = _described(sampler, steps, mean_flow_steps) + words
     yield f"{n} trajectories of {sampler.spec.name}: {facts}, seed {seed}, written to {out}"
 
 

@@ -6,17 +6,27 @@ A label belongs to the key of its sample; :mod:`.labelled` says how it gets from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..checks import check_integer
 from ..errors import InvalidArgumentError
+from . import philox
 
-__all__ = ["UNLABELLED", "Classes", "parsed_label"]
+__all__ = ["RANDOM", "UNLABELLED", "Classes", "PlainLabels", "parsed_label"]
 
 UNLABELLED = -1
 """The label of a row of no class."""
+
+PlainLabels = int | str | Sequence[int | str] | None
+"""What is asked for: one class for all samples or one each, by number or name, or ``RANDOM``; None is all together."""
+
+RANDOM = "random"
+"""In place of labels: a sample's class is drawn with it, all classes as likely. A class of this name goes before."""
 
 MOST_CLASSES = 65_536  # float32, in which labels travel beside the times, tells them all apart
 
@@ -52,11 +62,18 @@ class Classes:
         """How many more columns the times of its network have: w where that is an input, and the label."""
         return 1 + (self.guided > 1)
 
-    def numbers(self, labels: Any, n: int) -> list[int]:
-        """The labels of ``n`` samples, one for all or one each, by number or name, as numbers.
+    def at_random(self, labels: Any) -> bool:
+        """Whether the classes are to be drawn."""
+        return isinstance(labels, str) and labels == RANDOM and RANDOM not in self.names
+
+    def numbers(self, labels: Any, key: int, indices: NDArray[np.int64]) -> list[int]:
+        """The labels of the samples ``indices`` of ``key``, one for all, one each by number or name, or ``RANDOM``.
 
         Raises :class:`InvalidArgumentError` for those that are none, or not as many.
         """
+        n = len(indices)
+        if self.at_random(labels):
+            return philox.classes(key, indices, self.count).tolist()
         plain = labels.tolist() if hasattr(labels, "tolist") else labels  # tensors, NumPy's arrays and numbers
         if isinstance(plain, str) or not isinstance(plain, Iterable):
             return [self.number(plain)] * n

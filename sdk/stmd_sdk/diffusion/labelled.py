@@ -7,7 +7,7 @@ like any other: nothing between the key and the network knows of classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import InvalidArgumentError
-from .classes import UNLABELLED, Classes
+from .classes import UNLABELLED, Classes, PlainLabels
 from .network import Network
 from .noise import AbstractNoise
 from .posterior import FlowPosterior, MeanFlowPosterior, PointPosterior
@@ -32,8 +32,8 @@ __all__ = [
     "with_labels",
 ]
 
-Labels = int | str | Sequence[int | str] | Int[Tensor, " n"] | None
-"""What is asked for: one class for all samples or one each, by number or name; None is all classes together."""
+Labels = PlainLabels | Int[Tensor, " n"]
+"""What is asked for; one each may be a tensor."""
 
 
 Guidance = float | Float[Tensor, " b"]

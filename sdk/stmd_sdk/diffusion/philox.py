@@ -12,7 +12,7 @@ import math
 import secrets
 from typing import Any
 
-__all__ = ["fold", "fresh_seed", "normals", "philox", "uniforms", "words"]
+__all__ = ["classes", "fold", "fresh_seed", "normals", "philox", "uniforms", "words"]
 
 Words = Any
 """Integers, NumPy int64 arrays or torch int64 tensors: whatever has the operators."""
@@ -23,7 +23,7 @@ WEYL = 0x9E3779B9, 0xBB67AE85
 ROUNDS = 10
 
 # The last counter word separates the uses of one key.
-DRAW, FOLD = 0, 1
+DRAW, FOLD, CLASS = 0, 1, 2
 
 
 def fresh_seed() -> int:
@@ -63,6 +63,12 @@ def words(key: Words, indices: Words, blocks: Words) -> tuple[Words, ...]:
     counter = blocks + indices * 0, indices & MASK, (indices >> 32) & MASK, DRAW
     # The upper word is masked as well: of an int64 that stands for 64 bits the shift drags the sign along.
     return philox(counter, (key & MASK, (key >> 32) & MASK))
+
+
+def classes(key: Words, indices: Words, count: int) -> Words:
+    """A class of 0 to ``count`` - 1, all as likely, for each of the sample indices [samples]."""
+    counter = indices & MASK, (indices >> 32) & MASK, 0, CLASS
+    return philox(counter, (key & MASK, (key >> 32) & MASK))[0] * count >> 32
 
 
 def uniforms(bits: Words, xp: Any) -> Any:

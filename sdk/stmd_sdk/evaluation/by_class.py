@@ -11,7 +11,9 @@ from torch import Tensor
 
 from .distances import frechet_distance
 
-__all__ = ["ClassFigures", "class_figures"]
+__all__ = ["ClassFigures", "class_figures", "without_class"]
+
+SURE = 0.5  # a class that is likelier than all others together
 
 
 @final
@@ -19,13 +21,21 @@ __all__ = ["ClassFigures", "class_figures"]
 class ClassFigures:
     """``entropy`` of the classes that a classifier sees, in nats: log k where all k are as frequent.
 
+    ``without`` is the share of the samples that it sees no class in (:func:`without_class`).
+
     Of labelled samples also the share of them on which it agrees with the label, and the Fréchet distance of each class
     to that class of the data, None where there are no more samples than features.
     """
 
     entropy: float
+    without: float
     agreement: float | None = None
     frechet: tuple[float | None, ...] = ()
+
+
+def without_class(logits: Float[Tensor, "n k"]) -> float:
+    """The share of samples in which a classifier sees no class: it gives none of them a probability of one half."""
+    return float((logits.softmax(1).amax(1) < SURE).double().mean())
 
 
 def class_figures(
@@ -39,8 +49,8 @@ def class_figures(
     shares = torch.bincount(seen).double() / len(seen)
     entropy = float(torch.special.entr(shares).sum())
     if labels is None:
-        return ClassFigures(entropy)
+        return ClassFigures(entropy, without_class(logits))
     rows = [(labels == c).nonzero().flatten() for c in range(logits.shape[1])]
     enough = vectors.shape[1]
     distances = tuple(frechet_distance(vectors[of], real[of]) if len(of) > enough else None for of in rows)
-    return ClassFigures(entropy, float((seen == labels).double().mean()), distances)
+    return ClassFigures(entropy, without_class(logits), float((seen == labels).double().mean()), distances)

@@ -32,7 +32,7 @@ from ..models.spec import ModelSpec
 from ..progress import progress_bar
 from ..sampler import Sampler
 from .between_seeds import Variety, variety
-from .by_class import ClassFigures, class_figures
+from .by_class import ClassFigures, class_figures, without_class
 from .distances import frechet_distance
 from .features import Features, load_features
 from .inception import inception_weights
@@ -68,7 +68,8 @@ class Reference:
     """Features of real data to compare samples with.
 
     ``floor`` is the Fréchet distance of as many samples of the training split: what a perfect model would show. None
-    where the data have one split only. ``real`` are the data, where they have labels, and ``rows`` those compared with.
+    where the data have one split only. ``without_class`` is the share of the real data in which a classifier sees none.
+    ``real`` are the data, where they have labels, and ``rows`` those compared with.
     """
 
     data: str
@@ -76,6 +77,7 @@ class Reference:
     features: Features
     vectors: Float[Tensor, "n f"]
     floor: float | None
+    without_class: float | None = None
     real: ArrayData | None = None
     rows: Int[Tensor, " n"] | None = None
 
@@ -132,14 +134,16 @@ def reference(
         raise InvalidArgumentError(f"n: {data} has {len(held_out)} images in its test split, fewer than {n}")
     extract = load_features(features, held_out.shape)
     rows = held_out.some_rows(n, seed)
-    vectors = extract(held_out[rows])
+    compared = held_out[rows]
+    vectors, logits = extract(compared), extract.logits(compared)
     if n <= vectors.shape[1]:
         raise InvalidArgumentError(f"n: {n} samples are too few for {vectors.shape[1]} features, take more")
     floor = None
     if not train.equals(held_out) and len(train) >= n:
         floor = frechet_distance(extract(train.some(n, seed)), vectors)
     real = held_out if labelled else None
-    return Reference(held_out.name, held_out.shape, extract, vectors, floor, real, rows)
+    unseen = None if logits is None else without_class(logits)
+    return Reference(held_out.name, held_out.shape, extract, vectors, floor, unseen, real, rows)
 
 
 def evaluate_model(
@@ -181,6 +185,7 @@ def evaluate_model(
         against.features.name,
         len(against.vectors),
         against.floor,
+        against.without_class,
         tuple(rows),
         dict(spec.training),
         str(sampler.device),
@@ -198,6 +203,7 @@ class QualityReport:
     features: str
     samples: int
     floor: float | None
+    real_without_class: float | None
     rows: tuple[Quality, ...]
     training: dict[str, Any]
     device: str
@@ -207,7 +213,7 @@ class QualityReport:
         table = Table(title=plain(f"{self.model} against {self.samples} of {self.data}"))
         seen = all(row.classes is not None for row in self.rows)
         headings = ("N", "M", "NFE", "FD", "precision", "recall", "density", "coverage", "variety", "copies", "s")
-        for heading in (*headings, *(("entropy", "label right") if seen else ())):
+        for heading in (*headings, *(("entropy", "no class", "label right") if seen else ())):
             table.add_column(heading, justify="right")
         for n, m in dict.fromkeys((row.inference_steps, row.mean_flow_steps) for row in self.rows):
             group = [row for row in self.rows if (row.inference_steps, row.mean_flow_steps) == (n, m)]
@@ -220,9 +226,12 @@ class QualityReport:
             classes = [row.classes for row in group if row.classes is not None]
             right = [one.agreement for one in classes if one.agreement is not None]
             if seen:
-                figures += [spread([one.entropy for one in classes], 2), spread(right, 4) if right else "not asked"]
+                figures += [spread([one.entropy for one in classes], 2), spread([one.without for one in classes], 4)]
+                figures.append(spread(right, 4) if right else "not asked")
             table.add_row(str(n), str(m), str(n * m), *figures)
         floor = "" if self.floor is None else f"; as many training images show {self.floor:.2f}"
+        if self.real_without_class is not None:
+            floor += f"; {self.real_without_class:.4f} of the real ones have no class (none as likely as all others)"
         seeds = len({row.seed for row in self.rows})
         lines = [f"Features: {self.features}{floor}.", f"{seeds} seed(s), {self.device}, float32."]
         if not self.features.startswith("Inception"):

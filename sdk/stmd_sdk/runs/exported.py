@@ -27,7 +27,7 @@ from ..backends.session import open_session
 from ..checks import check_integer
 from ..config import read_config, read_json
 from ..diffusion import philox
-from ..diffusion.classes import UNLABELLED, Classes
+from ..diffusion.classes import UNLABELLED, Classes, PlainLabels
 from ..diffusion.host_philox import host_normals
 from ..errors import CheckpointError, InvalidArgumentError
 from ..models.artefact import Artefact, check_network, read_graph, read_onnx
@@ -101,7 +101,7 @@ class ExportedRun:
         self,
         n: int,
         *,
-        labels: int | str | Sequence[int | str] | None = None,
+        labels: PlainLabels = None,
         seed: int | None = None,
         first: int = 0,
         batch_size: int | None = None,
@@ -116,17 +116,18 @@ class ExportedRun:
         n = check_integer("n", n, 1, 2**32)
         first = check_integer("first", first, 0, 2**32 - n)
         size = min(n, BATCH) if batch_size is None else check_integer("batch_size", batch_size, 1)
-        indices, numbers = np.arange(first, first + n), self._numbers(labels, n)
+        indices = np.arange(first, first + n)
+        numbers = self._numbers(labels, seed, indices)
         chunks = (slice(start, start + size) for start in range(0, n, size))
         return np.concatenate([self._draw(seed, indices[rows], numbers[rows]) for rows in chunks])
 
-    def _numbers(self, labels: int | str | Sequence[int | str] | None, n: int) -> NDArray[np.int64]:
+    def _numbers(self, labels: PlainLabels, seed: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         if labels is None:
-            return np.full(n, UNLABELLED)
+            return np.full_like(indices, UNLABELLED)
         if self.classes is None:
             held = "all classes together" if self.artefact.label is None else f"class {self.artefact.label} alone"
             raise InvalidArgumentError(f"labels: {self.name} draws {held}; export it with --labels to choose")
-        return np.array(self.classes.numbers(labels, n), np.int64)
+        return np.array(self.classes.numbers(labels, seed, indices), np.int64)
 
     def __call__(self, noise: Noise, times: Sequence[float], mean_flow_steps: int, /) -> Tensor:
         """The samples of ``noise``, for those who have PyTorch: a :class:`.run.Run` of the file's own times and M."""

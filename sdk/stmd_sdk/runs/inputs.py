@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,11 +33,18 @@ def noise_of(
     guidance: float = 1.0,
     *,
     first: int = 0,
+    given: bool = True,
 ) -> Noise:
     """The key of samples ``first`` to ``first + n - 1`` and of their labels; without a seed a fresh one, reported.
 
-    Raises :class:`InvalidArgumentError` for labels, or guidance towards them, that the model does not have.
+    Raises :class:`InvalidArgumentError` for labels, or guidance towards them, that the model does not have; and, where
+    samples are ``given`` a state or a measurement, which makes some classes likelier, for classes at random.
     """
+    if given and spec.classes is not None and spec.classes.at_random(labels):
+        raise InvalidArgumentError(
+            "labels='random' goes with samples from noise alone: what is given makes some classes likelier. "
+            "Leave labels out to draw from all classes together"
+        )
     if isinstance(seed, Noise):
         if len(seed) != check_integer("n", n, 1):
             raise InvalidArgumentError(f"the given Noise is the key of {len(seed)} samples, not {n}")
@@ -61,7 +68,7 @@ def _labelled(noise: Noise, labels: Labels, classes: Classes | None) -> Noise:
     if classes is None:
         raise InvalidArgumentError("labels: the model has no classes, it was trained without")
     if labels is not None:
-        return noise.labelled(torch.tensor(classes.numbers(labels, len(noise))))
+        return noise.labelled(torch.tensor(classes.numbers(labels, cast(int, noise.key), noise.indices.cpu().numpy())))
     if noise.labels is not None and int(noise.labels.max()) >= classes.count:
         raise InvalidArgumentError(f"labels must lie in 0 to {classes.count - 1}, got {int(noise.labels.max())}")
     return noise

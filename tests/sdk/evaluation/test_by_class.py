@@ -13,7 +13,7 @@ from stmd_sdk import InvalidArgumentError, ModelSpec, Noise, Sampler
 from stmd_sdk.codecs.codec import VectorCodec
 from stmd_sdk.data.arrays import ArrayData
 from stmd_sdk.diffusion.classes import Classes
-from stmd_sdk.evaluation.by_class import class_figures
+from stmd_sdk.evaluation.by_class import class_figures, without_class
 from stmd_sdk.evaluation.certify import certify_model
 from stmd_sdk.evaluation.features import Features
 from stmd_sdk.evaluation.quality import Reference
@@ -96,6 +96,8 @@ def test_figures_of_classes_are_those_of_the_samples():
     assert shifted.agreement == 0.0
     assert shifted.frechet == pytest.approx((9.0, 9.0), rel=1e-4)
     assert class_figures(logits[labels == 0], real[labels == 0], real[labels == 0], None).entropy == 0.0
+    torn = torch.tensor([[1.0, 1.0, 1.0, 1.0], [9.0, 0.0, 0.0, 0.0], [2.0, 2.1, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0]])
+    assert without_class(torn) == class_figures(torn, real[:4], real[:4], None).without == 0.5  # the last is e³ : 3
     few = class_figures(logits[:3], real[:3], real[:3], torch.tensor([0, 1, 1]))
     assert few.frechet == (None, None)
 
@@ -105,7 +107,7 @@ def test_a_reference_measures_the_samples_of_its_own_labels():
     data = ArrayData("points", x, VectorCodec(), labels, ("right", "left"))  # the data's own order of names
     features = Features("sides", lambda x: x, lambda x: torch.stack([-x[:, 0], x[:, 0]], dim=1))
     rows = torch.arange(599, -1, -1)
-    against = Reference("points", (2,), features, x[rows], None, data, rows)
+    against = Reference("points", (2,), features, x[rows], None, real=data, rows=rows)
     wanted = against.labels_for(CLASSES)
     assert torch.equal(wanted, 1 - labels[rows])
     sampler = Sampler(side, SPEC, torch.device("cpu"))
