@@ -5,8 +5,9 @@ Against the truth alone (see :mod:`.calibration`), at each t:
 - *projection coverage*: how often the central 90 % interval of 19 draws, their smallest to their largest,
   covers the truth along 16 random directions. The primary statistic for images: a projection has no ties, and
   no pixel can hide in it or dominate it.
-- *pixel coverage*: the same for the pixels that are not constant given x_t (:func:`.calibration.lively`):
-  constant ones would rank at random, or punish draws for a deviation that nobody sees.
+- *pixel coverage*: the same for the pixels that are not constant given x_t (:func:`.calibration.lively`), at a
+  tenth of c_out (:func:`.calibration.at_resolution`): constant ones would rank at random, and ranks alone punish draws
+  for deviations that nobody sees.
 - *feature coverage*: the same along 16 random directions of features, where the caller has any: what a classifier
   sees of an image is no sum of pixels. For reading.
 - *spread-skill*, *CRPS*, *TARP* and *ranks* for reading; the verdict rests on the two coverages.
@@ -32,6 +33,7 @@ from ..diffusion.schedule import Schedule
 from ..diffusion.target import ResidualTarget
 from ..errors import InvalidArgumentError
 from .calibration import (
+    at_resolution,
     coverage_curve,
     crps,
     deviation,
@@ -126,8 +128,8 @@ def coverages(pairs: PosteriorPairs) -> Iterator[Finding]:
     along = interval_coverage(projected_ranks(joint, INTERVAL_DIRECTIONS, noise.fold(0)), count, LEVEL)
     yield Finding("projection coverage", t, along, LEVEL, coverage_p_value(along), TOLERANCE)
     _, c_out = ResidualTarget(pairs.schedule, pairs.sigma_data).coefficients(torch.tensor([t]))
-    alive = lively(joint, float(c_out)).flatten(1)
-    pixels = ranks(joint.x_0.flatten(1), joint.draws.flatten(2), noise.fold(1))
+    alive, seen = lively(joint, float(c_out)).flatten(1), at_resolution(joint, float(c_out), noise.fold(2))
+    pixels = ranks(seen.x_0.flatten(1), seen.draws.flatten(2), noise.fold(1))
     within = interval_coverage(pixels, count, LEVEL, alive)
     yield Finding("pixel coverage", t, within, LEVEL, coverage_p_value(within), TOLERANCE)
     spread = spread_skill(joint)

@@ -10,6 +10,7 @@ from stmd_sdk.diffusion.noise import Noise
 from stmd_sdk.diffusion.vp import VPSchedule
 from stmd_sdk.errors import InvalidArgumentError
 from stmd_sdk.evaluation.calibration import (
+    at_resolution,
     coverage_curve,
     crps,
     deviation,
@@ -150,6 +151,26 @@ def test_the_choice_of_lively_pixels_leaves_exact_draws_exact():
     # A choice by the draws' own spread would not be exact: it favours wide draws.
     wide = interval_coverage(rank, 19, mask=scaled.draws.std(dim=0).flatten(1) > 0.1)
     assert wide.value - 0.9 > 4 * wide.error
+
+
+def test_at_a_resolution_invisible_atoms_do_not_count_and_visible_widths_do():
+    """Inked or blank pixels, whose truths' ink is a shade less: ranks lose their upper misses, exact or not."""
+    n, count = 1000, 19
+
+    def coverage(shade, spread, blurred):
+        inked = (Noise.of(0, n).draws(count + 1).uniform(30) < 0.4).float().reshape(count + 1, n, 30)
+        x = 2 * inked - 1
+        truth, draws = x[0].clamp(max=1 - shade), spread * (x[1:] + 0.2) - 0.2
+        pairs = JointDraws(truth, truth, T, draws)
+        seen = at_resolution(pairs, 1.0, Noise.of(1, n)) if blurred else pairs
+        return interval_coverage(ranks(seen.x_0, seen.draws, Noise.of(2, n)), count)
+
+    exact = coverage(0.0, 1.0, blurred=True)
+    assert abs(exact.value - 0.9) < 4 * exact.error
+    assert coverage(0.016, 1.0, blurred=True).value < 0.915
+    assert coverage(0.016, 1.0, blurred=False).value > 0.94
+    assert coverage(0.0, 0.9, blurred=True).value < 0.87
+    assert coverage(0.0, 1.1, blurred=True).value > 0.93
 
 
 @pytest.mark.parametrize("count", [2, 19])
