@@ -160,10 +160,12 @@ def at_resolution(joint: JointDraws, scale: float, noise: Noise) -> JointDraws:
     Ranks alone see differences of any size. Where data and draws have atoms, white at 253 of 255 levels in the data and
     at 255 in draws that are clamped there takes every truth's upper miss away, and intervals seem to cover too much.
     """
-    count, n = len(joint.draws), len(joint.x_0)
-    noises = noise.draws(count + 1).normal(*joint.x_0.shape[1:]).reshape(count + 1, n, *joint.x_0.shape[1:])
-    noises *= RESOLUTION * scale
-    return JointDraws(joint.x_0 + noises[0], joint.x_t, joint.t, joint.draws + noises[1:])
+    n, keys = len(joint.x_0), noise.draws(len(joint.draws) + 1)
+    values = [joint.x_0, *joint.draws]
+    truth, *draws = (
+        x + RESOLUTION * scale * keys[k * n : (k + 1) * n].normal(*x.shape[1:]) for k, x in enumerate(values)
+    )
+    return JointDraws(truth, joint.x_t, joint.t, torch.stack(draws))
 
 
 def spread_skill(joint: JointDraws) -> Estimate:
