@@ -52,7 +52,7 @@ def test_figures_stand_beside_the_papers_with_their_status(tmp_path, monkeypatch
         ("STMD calibrated", 1, "ours"),
         ("STMD calibrated", 2, "ours"),
     ]
-    assert facts["rows"][0]["training"]["steps"] == 1200
+    assert facts["rows"][0]["training"]["steps"] == 1800
     assert facts["rows"][0]["quality"]["frechet"] > facts["floor"] > 0
     assert {path.name for path in tmp_path.iterdir()} == {"q.json", "q.png", "q-stmd-calibrated.png"}
     assert "1200" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def test_a_report_holds_a_row_for_each_sweep_and_seed(digits, digits_of_any_m, t
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["floor"] == digits.floor
     assert facts["rows"][0]["frechet"] == report.rows[0].frechet
-    assert facts["training"]["steps"] == 1200
+    assert facts["training"]["steps"] == 1800
     assert spread([1.0, 3.0], 1) == "2.0 ±1.4"
 
 
