@@ -55,7 +55,7 @@ def test_figures_stand_beside_the_papers_with_their_status(tmp_path, monkeypatch
     assert facts["rows"][0]["training"]["steps"] == 1800
     assert facts["rows"][0]["quality"]["frechet"] > facts["floor"] > 0
     assert {path.name for path in tmp_path.iterdir()} == {"q.json", "q.png", "q-stmd-calibrated.png"}
-    assert "1200" in capsys.readouterr().out
+    assert "1800" in capsys.readouterr().out
     claim = quality.claim_for((1, 28, 28), "Mean Flow", 1)
     assert (claim.value, claim.status) == (28, "second-hand")
     monkeypatch.setattr(sys, "argv", ["quality.py", *arguments.replace("--calibrated", "--ddpm").split()])
