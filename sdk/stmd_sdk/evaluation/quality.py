@@ -68,7 +68,7 @@ class Reference:
     """Features of real data to compare samples with.
 
     ``floor`` is the Fréchet distance of as many samples of the training split: what a perfect model would show. None
-    where the data have one split only. ``without_class`` is the share of the real data in which a classifier sees none.
+    where the data have one split only. ``real_without_class`` is the share of the data in which a classifier sees none.
     ``real`` are the data, where they have labels, and ``rows`` those compared with.
     """
 
@@ -77,7 +77,7 @@ class Reference:
     features: Features
     vectors: Float[Tensor, "n f"]
     floor: float | None
-    without_class: float | None = None
+    real_without_class: float | None = None
     real: ArrayData | None = None
     rows: Int[Tensor, " n"] | None = None
 
@@ -185,7 +185,7 @@ def evaluate_model(
         against.features.name,
         len(against.vectors),
         against.floor,
-        against.without_class,
+        against.real_without_class,
         tuple(rows),
         dict(spec.training),
         str(sampler.device),
